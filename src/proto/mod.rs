@@ -1,0 +1,16 @@
+//! The protocols, without input or output: bytes and time in, values out.
+//!
+//! Nothing here waits, opens, allocates without a bound or knows a descriptor. "Need more" is a value, not an error. The
+//! modules import nothing of the rest of the crate, so each can be fuzzed, split at every byte and read on its own.
+#![forbid(unsafe_code)]
+
+pub mod conditional;
+pub mod content_coding;
+pub mod cors;
+pub mod disposition;
+pub mod fields;
+pub mod http1;
+pub mod media_type;
+pub mod pattern;
+pub mod range;
+pub mod target;
