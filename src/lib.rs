@@ -10,6 +10,14 @@
 //!
 #![deny(unsafe_code)]
 
+pub mod config;
+pub mod error;
+pub mod limits;
 pub mod proto;
+pub mod telemetry;
 
 pub use ::http::{Method, StatusCode};
+
+pub use self::config::{Config, MediaConfig};
+pub use self::error::Error;
+pub use self::limits::Limits;

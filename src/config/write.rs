@@ -1,0 +1,98 @@
+//! The configuration as the file that gives it: what `highwater check` prints.
+//!
+//! Written by hand in the order of the documentation. A serializer would sort the keys, and would need a second set of types
+//! that know how a size or an address is spelled.
+
+use toml::Value;
+
+use super::{Config, HandlerConfig, MediaConfig, RouteConfig};
+use crate::limits::{Limits, Unit};
+
+/// Every key that has a value, resolved.
+pub(super) fn to_toml(config: &Config) -> String {
+    let mut out = Writer::default();
+    server(&mut out, config);
+    out.heading("[limits]");
+    for spec in Limits::SPECS {
+        let number = spec.get(&config.limits);
+        match spec.unit {
+            Unit::Count => out.key(spec.key, number.to_string()),
+            unit => out.key(spec.key, string(&unit.format(number))),
+        }
+    }
+    for route in &config.routes {
+        self::route(&mut out, route);
+    }
+    out.text
+}
+
+fn server(out: &mut Writer, config: &Config) {
+    out.heading("[server]");
+    out.key("listen", strings(config.listen.iter().map(ToString::to_string)));
+    if let Some(admin) = &config.admin {
+        out.key("admin", string(&admin.to_string()));
+    }
+    out.key("workers", config.workers);
+    out.key("access_log", string(&config.access_log.to_string()));
+    out.key("log_format", string(&config.log_format.to_string()));
+    out.key("driver", string(&config.driver.to_string()));
+}
+
+fn route(out: &mut Writer, route: &RouteConfig) {
+    out.heading("[[route]]");
+    if let Some(host) = &route.host {
+        out.key("host", string(host));
+    }
+    out.key("prefix", string(&route.prefix));
+    match &route.handler {
+        HandlerConfig::Media(media) => self::media(out, media),
+    }
+}
+
+fn media(out: &mut Writer, media: &MediaConfig) {
+    out.heading("[route.media]");
+    out.key("root", string(&media.root.to_string_lossy()));
+    out.key("index", strings(media.index.iter().cloned()));
+    out.key("listing", media.listing);
+    out.key("hidden", media.hidden);
+    out.key("precompressed", media.precompressed);
+    if let Some(origins) = &media.cors {
+        out.key("cors", strings(origins.iter().cloned()));
+    }
+    let rule = |(pattern, value)| format!("{{ pattern = {}, value = {} }}", string(pattern), string(value));
+    let rules = media.cache_control.iter().map(|r| (r.pattern.as_str(), r.value.as_str())).map(rule);
+    out.key("cache_control", format!("[{}]", rules.collect::<Vec<_>>().join(", ")));
+    if !media.content_types.is_empty() {
+        let types =
+            media.content_types.iter().map(|(extension, kind)| format!("{} = {}", string(extension), string(kind)));
+        out.key("content_types", format!("{{ {} }}", types.collect::<Vec<_>>().join(", ")));
+    }
+}
+
+#[derive(Default)]
+struct Writer {
+    text: String,
+}
+
+impl Writer {
+    fn heading(&mut self, heading: &str) {
+        if !self.text.is_empty() {
+            self.text.push('\n');
+        }
+        self.text.push_str(heading);
+        self.text.push('\n');
+    }
+
+    fn key(&mut self, key: &str, value: impl ToString) {
+        self.text.push_str(&format!("{key} = {}\n", value.to_string()));
+    }
+}
+
+/// A TOML string, quoted and escaped.
+fn string(text: &str) -> String {
+    Value::from(text).to_string()
+}
+
+fn strings(texts: impl Iterator<Item = String>) -> String {
+    Value::Array(texts.map(Value::String).collect()).to_string()
+}
