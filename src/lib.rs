@@ -11,9 +11,11 @@
 #![deny(unsafe_code)]
 
 pub mod config;
+pub mod driver;
 pub mod error;
 pub mod limits;
 pub mod proto;
+pub mod rt;
 pub mod telemetry;
 
 pub use ::http::{Method, StatusCode};

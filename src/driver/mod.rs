@@ -1,0 +1,230 @@
+//! The seam to the kernel: the only place with unsafe code, and one contract with several drivers behind it.
+//!
+//! ```text
+//!   rt ──submit(Op, Owner)──▶ Driver ──SQE──▶ kernel          direct calls (never block): stat, send, send_file,
+//!      ◀──poll(Slot)────────  Driver ◀──CQE── kernel          read_resident, shutdown, accept options
+//! ```
+//!
+//! **The contract.** An operation belongs to its slot from [`Driver::submit`] to its terminal completion, and so does every
+//! buffer in it; a future that is dropped gives up its interest ([`Driver::abandon`]), never the memory. A [`Driver::turn`]
+//! hands over what was submitted, waits as it was told, and records every answer that has come; it runs nothing, so there is
+//! no re-entrance: wakers only mark tasks as ready, and events are taken afterwards. Operations that name a descriptor are
+//! started in the order in which they were submitted, so a [`Op::Close`] never overtakes its descriptor's last use.
+//!
+//! *Direct calls* are those that the kernel answers at once: they return `WouldBlock` instead of waiting, and they touch
+//! neither a cold page nor a path. Sending is one of them: a send to a socket with room costs the same through the ring and
+//! as a call, and a call leaves no buffer behind with the kernel (figures in `docs/DECISIONS.md`).
+//!
+//! Drivers: [`uring`] is the real one; `sim` is the seeded fake for tests. The place of an epoll driver is beside them.
+#![allow(unsafe_code)]
+
+pub mod buf;
+#[cfg(test)]
+mod contract;
+pub mod op;
+#[cfg(test)]
+pub mod sim;
+pub mod slot;
+mod sys;
+pub mod uring;
+
+use std::io;
+use std::os::fd::{OwnedFd, RawFd};
+use std::task::{Context, Poll};
+use std::time::{Instant, SystemTime};
+
+use self::buf::BufferPool;
+use self::op::Op;
+use self::slot::{Abandoned, Completion, Event, Owner, Slot, SlotTable};
+
+/// What a driver is made with.
+#[derive(Clone, Debug)]
+pub struct Setup {
+    /// How many operations may be in flight; the completion queue holds four times as many, up to the kernel's bound.
+    pub in_flight: usize,
+    /// Receive buffers, a power of two, and the length of each in bytes.
+    pub receive_buffers: (u16, usize),
+    /// Transfer buffers and the length of each in bytes: one high water mark.
+    pub transfer_buffers: (u16, usize),
+}
+
+/// How long a turn waits for a completion.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Wait {
+    /// Not at all: there is other work.
+    No,
+    /// Until the first completion or this time.
+    Until(Instant),
+    /// Until the first completion.
+    Forever,
+}
+
+/// What `fstat` says of an open descriptor.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FileStat {
+    /// What it is.
+    pub kind: FileKind,
+    /// Length in bytes.
+    pub len: u64,
+    /// Device and inode number: together they name the file.
+    pub device: u64,
+    /// See `device`.
+    pub inode: u64,
+    /// Last change of the content, nanoseconds since 1970.
+    pub modified_ns: i64,
+    /// Last change of content or attributes, nanoseconds since 1970.
+    pub changed_ns: i64,
+}
+
+/// The kinds of file that matter here.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FileKind {
+    /// A regular file.
+    Regular,
+    /// A directory.
+    Directory,
+    /// A socket, device, FIFO or anything else: never served.
+    Other,
+}
+
+/// Whether more bytes of the same message follow at once, so that the kernel may fill a packet (`MSG_MORE`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum More {
+    /// More follows.
+    Follows,
+    /// This is the end of what there is to say now.
+    No,
+}
+
+/// A setting of a connected socket.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SocketOption {
+    /// `TCP_NODELAY` on.
+    NoDelay,
+    /// `TCP_NOTSENT_LOWAT`: how many bytes may wait in the send queue before the socket counts as full.
+    NotSentLowWater(u32),
+    /// `SO_LINGER` of zero: closing resets the connection, so that a broken reply can't pass for a whole one.
+    ResetOnClose,
+}
+
+/// Counts since the driver was made.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct DriverCounts {
+    /// Operations handed to the kernel.
+    pub submissions: u64,
+    /// Answers that came back.
+    pub completions: u64,
+}
+
+/// One worker's way to the kernel; see the module for the contract.
+pub trait Driver {
+    /// The slots and events of this driver.
+    fn slots(&mut self) -> &mut SlotTable;
+
+    /// Starts an operation; the owner is told when it completes.
+    fn submit(&mut self, op: Op, owner: Owner) -> Slot;
+
+    /// Asks the kernel to end an operation early; its completion still comes.
+    fn cancel(&mut self, slot: Slot);
+
+    /// Hands over what was submitted, waits, and records what has come.
+    ///
+    /// # Errors
+    /// When the kernel refuses to go on; the worker can't.
+    fn turn(&mut self, wait: Wait) -> io::Result<()>;
+
+    /// The present, monotonic.
+    fn now(&self) -> Instant;
+
+    /// The time of day.
+    fn wall_clock(&self) -> SystemTime;
+
+    /// The pool that receives pick from.
+    fn receive_pool(&self) -> &BufferPool;
+
+    /// The pool for reads from files.
+    fn transfer_pool(&self) -> &BufferPool;
+
+    /// Operations since the start.
+    fn counts(&self) -> DriverCounts;
+
+    /// `fstat` of an open descriptor.
+    ///
+    /// # Errors
+    /// As fstat(2).
+    fn stat(&mut self, fd: RawFd) -> io::Result<FileStat>;
+
+    /// Sends what the socket takes at once and returns how much.
+    ///
+    /// # Errors
+    /// `WouldBlock` when the socket is full; else as send(2). There is no SIGPIPE.
+    fn send(&mut self, socket: RawFd, bytes: &[u8], more: More) -> io::Result<usize>;
+
+    /// Sends what the socket takes at once of a file region, without a copy through our memory. Every page of the region
+    /// should be resident ([`Driver::read_resident`]), else the call waits for the disk. 0 means the end of the file.
+    ///
+    /// # Errors
+    /// `WouldBlock` when the socket is full; else as sendfile(2).
+    fn send_file(&mut self, socket: RawFd, file: RawFd, offset: u64, len: usize) -> io::Result<usize>;
+
+    /// Reads what is in the page cache and never waits for the disk (`RWF_NOWAIT`); a one-byte read is the honest probe of
+    /// residency. 0 means the end of the file.
+    ///
+    /// # Errors
+    /// `WouldBlock` when the first page is not resident; else as preadv2(2).
+    fn read_resident(&mut self, file: RawFd, offset: u64, into: &mut [u8]) -> io::Result<usize>;
+
+    /// Ends our side of a connection; the peer's may go on.
+    ///
+    /// # Errors
+    /// As shutdown(2).
+    fn shutdown_write(&mut self, socket: RawFd) -> io::Result<()>;
+
+    /// Applies a setting.
+    ///
+    /// # Errors
+    /// As setsockopt(2).
+    fn set_option(&mut self, socket: RawFd, option: SocketOption) -> io::Result<()>;
+
+    /// Who is at the other end, and where the connection arrived; `None` for what is not an internet address.
+    ///
+    /// # Errors
+    /// As getpeername(2).
+    fn peer(&mut self, socket: RawFd) -> io::Result<Option<std::net::SocketAddr>>;
+
+    /// A second descriptor on the same file, close-on-exec, that other threads may use.
+    ///
+    /// # Errors
+    /// When no descriptor is left.
+    fn duplicate(&mut self, fd: RawFd) -> io::Result<OwnedFd>;
+
+    /// The completion of a task's operation; frees the slot.
+    fn poll(&mut self, slot: Slot, cx: &mut Context<'_>) -> Poll<Completion> {
+        self.slots().poll(slot, cx)
+    }
+
+    /// Gives up interest in an operation and asks the kernel to end it. What it yields is dropped.
+    fn abandon(&mut self, slot: Slot) {
+        match self.slots().abandon(slot) {
+            Abandoned::StillInFlight => self.cancel(slot),
+            Abandoned::Done { orphan: Some(fd) } => self.close(fd),
+            Abandoned::Done { orphan: None } => {}
+        }
+    }
+
+    /// Closes a descriptor after everything that was submitted before.
+    fn close(&mut self, fd: RawFd) {
+        self.submit(Op::Close { fd }, Owner::Nobody);
+    }
+
+    /// The oldest event of the worker's own operations. An event whose slot was given up is dropped.
+    fn next_event(&mut self) -> Option<Event> {
+        loop {
+            match self.slots().take_event()? {
+                Ok(event) => return Some(event),
+                Err(Some(fd)) => self.close(fd),
+                Err(None) => {}
+            }
+        }
+    }
+}

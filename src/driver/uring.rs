@@ -1,0 +1,416 @@
+//! The io_uring driver (io_uring(7)).
+//!
+//! One ring a worker, created on the worker's own thread with `SINGLE_ISSUER | DEFER_TASKRUN | COOP_TASKRUN` (kernel 6.1):
+//! completions are then produced only inside our own `io_uring_enter`, in batches, without interrupts to this thread. Older
+//! kernels get a plain ring.
+//!
+//! Rejected: multishot receive (it has had bugs, and one-shot receive that waits first costs the same for request and
+//! reply); linked operations (a short read would cancel the send behind it); registered descriptors (no measurable gain
+//! with a descriptor that is used a few times and closed).
+
+mod poll;
+
+use std::io;
+use std::os::fd::{OwnedFd, RawFd};
+use std::time::{Duration, Instant, SystemTime};
+
+use io_uring::types::{self, Fd};
+use io_uring::{IoUring, Probe, cqueue, opcode, squeue};
+
+use self::poll::{Polls, Step};
+use super::buf::{Buf, BufferPool};
+use super::op::{Expect, Op, Resolve};
+use super::slot::{Owner, Slot, SlotTable};
+use super::{Driver, DriverCounts, FileStat, More, Setup, SocketOption, Wait, sys};
+
+/// Submissions are handed over at the latest when this many wait.
+const SUBMISSION_ENTRIES: u32 = 1024;
+/// The kernel's bound on a completion queue (`IORING_MAX_CQ_ENTRIES`).
+const MAX_COMPLETION_ENTRIES: usize = 65_536;
+/// The group that receives pick their buffers from.
+const RECEIVE_GROUP: u16 = 0;
+/// `user_data` of what has no slot: cancellations.
+const NO_SLOT: u64 = u64::MAX;
+/// How long a teardown waits for the kernel to let go before it gives the memory up for lost.
+const TEARDOWN: Duration = Duration::from_secs(5);
+/// Receive only after the socket polls readable (`IORING_RECVSEND_POLL_FIRST`, io_uring_enter(2)).
+const POLL_FIRST: u16 = 1;
+
+/// One ring with its slots and buffers.
+pub struct Uring {
+    ring: IoUring,
+    slots: SlotTable,
+    polls: Polls,
+    receive_pool: BufferPool,
+    transfer_pool: BufferPool,
+    multishot_accept: bool,
+    counts: DriverCounts,
+}
+
+impl Uring {
+    /// Makes a ring for the calling thread, which has to be the one that uses it.
+    ///
+    /// # Errors
+    /// `Unsupported` when the kernel has no io_uring or lacks an operation, `PermissionDenied` when it is switched off for this
+    /// process; else what mmap or the set-up answered.
+    pub fn new(setup: &Setup) -> io::Result<Self> {
+        Self::with_ring(build_ring(setup.in_flight)?, setup)
+    }
+
+    fn with_ring(ring: IoUring, setup: &Setup) -> io::Result<Self> {
+        require_operations(&ring)?;
+        let (blocks, len) = setup.receive_buffers;
+        let receive_pool = BufferPool::provided(blocks, len)?;
+        let (address, entries) = receive_pool.provided_ring().ok_or(io::ErrorKind::InvalidInput)?;
+        // SAFETY: the ring's memory belongs to `receive_pool`, which is dropped after `ring` (field order) and, when a
+        // teardown fails, not at all.
+        unsafe { ring.submitter().register_buf_ring_with_flags(address, entries, RECEIVE_GROUP, 0)? };
+        let (blocks, len) = setup.transfer_buffers;
+        let transfer_pool = BufferPool::new(blocks, len)?;
+        register_buffers(&ring, &transfer_pool);
+        Ok(Uring {
+            ring,
+            slots: SlotTable::default(),
+            polls: Polls::default(),
+            receive_pool,
+            transfer_pool,
+            multishot_accept: multishot_accept_is_sound(&nix::sys::utsname::uname()?.release().to_string_lossy()),
+            counts: DriverCounts::default(),
+        })
+    }
+
+    fn push(&mut self, entry: &squeue::Entry) {
+        self.counts.submissions += 1;
+        loop {
+            // SAFETY: everything that the entry points to (buffer, path, open_how) is owned by its slot until the terminal
+            // completion, at addresses that do not move; a cancellation points to nothing.
+            if unsafe { self.ring.submission().push(entry) }.is_ok() {
+                return;
+            }
+            match self.ring.submit() {
+                Ok(_) => {}
+                // The completion queue is backed up: what has come is recorded first, which makes room.
+                Err(error) if is_passing(&error) => self.collect(),
+                Err(error) => panic!("driver invariant: io_uring_enter failed with work queued: {error}"),
+            }
+        }
+    }
+
+    fn entry(&mut self, slot: Slot) -> squeue::Entry {
+        let multishot_accept = self.multishot_accept;
+        let entry = match self.slots.op_mut(slot) {
+            Op::Accept { listener } => {
+                let flags = libc::SOCK_NONBLOCK | libc::SOCK_CLOEXEC;
+                if multishot_accept {
+                    opcode::AcceptMulti::new(Fd(*listener)).flags(flags).build()
+                } else {
+                    let null = std::ptr::null_mut();
+                    opcode::Accept::new(Fd(*listener), null, std::ptr::null_mut()).flags(flags).build()
+                }
+            }
+            Op::Receive { socket, expect } => {
+                let ioprio = match expect {
+                    Expect::Now => 0,
+                    Expect::Later => POLL_FIRST,
+                };
+                let receive =
+                    opcode::Recv::new(Fd(*socket), std::ptr::null_mut(), self.receive_pool.block_len() as u32);
+                let receive = receive.ioprio(ioprio).buf_group(RECEIVE_GROUP).build();
+                receive.flags(squeue::Flags::BUFFER_SELECT)
+            }
+            Op::Read { file, offset, len, buf } => read_entry(*file, *offset, *len, buf),
+            Op::Open { root, path, resolve, how } => {
+                how.0 = open_how(*resolve);
+                opcode::OpenAt2::new(Fd(*root), path.as_ptr(), &raw const how.0).build()
+            }
+            Op::Poll { socket, interest } => opcode::PollAdd::new(Fd(*socket), poll::events(*interest)).build(),
+            Op::Close { fd } => opcode::Close::new(Fd(*fd)).build(),
+        };
+        entry.user_data(u64::from(slot.0))
+    }
+
+    /// Records every completion that has come, and submits what follows on them.
+    fn collect(&mut self) {
+        let mut sequels = Vec::new();
+        let completions = self.ring.completion();
+        for entry in completions {
+            self.counts.completions += 1;
+            if entry.user_data() != NO_SLOT {
+                sequels.extend(record(&mut self.slots, &mut self.polls, &self.receive_pool, &entry));
+            }
+        }
+        for sequel in sequels {
+            match sequel {
+                Sequel::Close(fd) => self.close(fd),
+                Sequel::Cancel(slot) => self.cancel(slot),
+                Sequel::PollOn(slot) => self.poll_on(slot),
+            }
+        }
+    }
+
+    /// Continues a poll as a multishot one.
+    fn poll_on(&mut self, slot: Slot) {
+        let Op::Poll { socket, interest } = self.slots.op_mut(slot) else { return };
+        let entry = opcode::PollAdd::new(Fd(*socket), poll::events(*interest)).multi(true).build();
+        self.push(&entry.user_data(u64::from(slot.0)));
+    }
+
+    /// Hands over what was submitted and waits. What interrupts a wait is no error; completions are collected anyway.
+    fn enter(&mut self, wait: Wait) -> io::Result<()> {
+        let result = match wait {
+            Wait::No if self.has_nothing_to_do() => return Ok(()),
+            Wait::No => self.ring.submit(),
+            Wait::Forever => self.ring.submit_and_wait(1),
+            Wait::Until(deadline) => {
+                let left = deadline.saturating_duration_since(Instant::now());
+                let timespec = types::Timespec::from(left);
+                self.ring.submitter().submit_with_args(1, &types::SubmitArgs::new().timespec(&timespec))
+            }
+        };
+        match result {
+            Err(error) if !is_passing(&error) => Err(error),
+            _ => Ok(()),
+        }
+    }
+
+    /// Nothing to hand over, and the kernel has flagged nothing to fetch: a turn of busy tasks needs no system call.
+    fn has_nothing_to_do(&mut self) -> bool {
+        let submission = self.ring.submission();
+        submission.is_empty() && !submission.taskrun() && !submission.cq_overflow()
+    }
+
+    /// Cancels what is in flight and waits until the kernel has let go of every slot.
+    fn teardown(&mut self) -> io::Result<()> {
+        let deadline = Instant::now() + TEARDOWN;
+        for fd in self.slots.drop_unclaimed() {
+            self.close(fd);
+        }
+        for slot in self.slots.cancellable() {
+            self.abandon(slot);
+        }
+        while self.slots.in_flight() > 0 {
+            if Instant::now() >= deadline {
+                return Err(io::ErrorKind::TimedOut.into());
+            }
+            self.enter(Wait::Until(deadline))?;
+            self.collect();
+        }
+        Ok(())
+    }
+}
+
+impl Driver for Uring {
+    fn slots(&mut self) -> &mut SlotTable {
+        &mut self.slots
+    }
+
+    fn submit(&mut self, op: Op, owner: Owner) -> Slot {
+        let slot = self.slots.insert(op, owner);
+        let entry = self.entry(slot);
+        self.push(&entry);
+        slot
+    }
+
+    fn cancel(&mut self, slot: Slot) {
+        let entry = opcode::AsyncCancel::new(u64::from(slot.0)).build().user_data(NO_SLOT);
+        self.push(&entry);
+    }
+
+    fn turn(&mut self, wait: Wait) -> io::Result<()> {
+        self.enter(wait)?;
+        self.collect();
+        Ok(())
+    }
+
+    fn now(&self) -> Instant {
+        Instant::now()
+    }
+
+    fn wall_clock(&self) -> SystemTime {
+        SystemTime::now()
+    }
+
+    fn receive_pool(&self) -> &BufferPool {
+        &self.receive_pool
+    }
+
+    fn transfer_pool(&self) -> &BufferPool {
+        &self.transfer_pool
+    }
+
+    fn counts(&self) -> DriverCounts {
+        self.counts
+    }
+
+    fn stat(&mut self, fd: RawFd) -> io::Result<FileStat> {
+        sys::stat(fd)
+    }
+
+    fn send(&mut self, socket: RawFd, bytes: &[u8], more: More) -> io::Result<usize> {
+        sys::send(socket, bytes, more)
+    }
+
+    fn send_file(&mut self, socket: RawFd, file: RawFd, offset: u64, len: usize) -> io::Result<usize> {
+        sys::send_file(socket, file, offset, len)
+    }
+
+    fn read_resident(&mut self, file: RawFd, offset: u64, into: &mut [u8]) -> io::Result<usize> {
+        sys::read_resident(file, offset, into)
+    }
+
+    fn shutdown_write(&mut self, socket: RawFd) -> io::Result<()> {
+        sys::shutdown_write(socket)
+    }
+
+    fn set_option(&mut self, socket: RawFd, option: SocketOption) -> io::Result<()> {
+        sys::set_option(socket, option)
+    }
+
+    fn peer(&mut self, socket: RawFd) -> io::Result<Option<std::net::SocketAddr>> {
+        sys::peer(socket)
+    }
+
+    fn duplicate(&mut self, fd: RawFd) -> io::Result<OwnedFd> {
+        sys::duplicate(fd)
+    }
+}
+
+impl Drop for Uring {
+    fn drop(&mut self) {
+        if let Err(error) = self.teardown() {
+            tracing::error!(%error, in_flight = self.slots.in_flight(), "the kernel still holds buffers: leaving them mapped");
+            self.receive_pool.leak();
+            self.transfer_pool.leak();
+            std::mem::forget(std::mem::take(&mut self.slots));
+        }
+    }
+}
+
+/// What a completion makes the driver submit.
+enum Sequel {
+    /// A descriptor that nobody owns.
+    Close(RawFd),
+    /// See [`Step::Cancel`].
+    Cancel(Slot),
+    /// See [`Step::GoOn`].
+    PollOn(Slot),
+}
+
+fn record(
+    slots: &mut SlotTable,
+    polls: &mut Polls,
+    receive_pool: &BufferPool,
+    entry: &cqueue::Entry,
+) -> Option<Sequel> {
+    let slot = Slot(u32::try_from(entry.user_data()).expect("driver invariant: user_data is a slot"));
+    let result = u32::try_from(entry.result()).map_err(|_| io::Error::from_raw_os_error(-entry.result()));
+    let received = *result.as_ref().unwrap_or(&0) as usize;
+    let lease = cqueue::buffer_select(entry.flags()).map(|index| receive_pool.picked(index, received));
+    let (wanted, more) = (slots.is_wanted(slot), cqueue::more(entry.flags()));
+    let orphan = match (slots.op_mut(slot), &result) {
+        (Op::Poll { interest, .. }, _) => match polls.step(slot, *interest, wanted, result, more) {
+            Step::Over(result) => slots.complete(slot, result, None, false),
+            Step::GoOn => return Some(Sequel::PollOn(slot)),
+            Step::Cancel => return Some(Sequel::Cancel(slot)),
+            Step::Wait => None,
+        },
+        (Op::Read { buf, .. }, Ok(n)) => {
+            buf.advance(*n as usize);
+            slots.complete(slot, result, None, false)
+        }
+        _ => slots.complete(slot, result, lease, more),
+    };
+    orphan.map(Sequel::Close)
+}
+
+fn read_entry(file: RawFd, offset: u64, len: u32, buf: &mut Buf) -> squeue::Entry {
+    let registered = buf.registered_index();
+    let spare = buf.spare_mut();
+    let len = len.min(spare.len() as u32);
+    let target = spare.as_mut_ptr();
+    match registered {
+        Some(index) => opcode::ReadFixed::new(Fd(file), target, len, index).offset(offset).build(),
+        None => opcode::Read::new(Fd(file), target, len).offset(offset).build(),
+    }
+}
+
+fn open_how(resolve: Resolve) -> types::OpenHow {
+    let read_only = (libc::O_RDONLY | libc::O_CLOEXEC) as u64;
+    match resolve {
+        Resolve::Beneath => types::OpenHow::new()
+            .flags(read_only | (libc::O_NONBLOCK | libc::O_NOCTTY) as u64)
+            .resolve(libc::RESOLVE_BENEATH | libc::RESOLVE_NO_MAGICLINKS),
+        Resolve::Anywhere => types::OpenHow::new().flags(read_only | libc::O_DIRECTORY as u64),
+    }
+}
+
+fn build_ring(in_flight: usize) -> io::Result<IoUring> {
+    let plain = plain_ring(in_flight);
+    let mut best = plain.clone();
+    // The flag tells of deferred work, which only an enter that asks for events runs.
+    best.setup_single_issuer().setup_defer_taskrun().setup_coop_taskrun().setup_taskrun_flag();
+    match best.build(SUBMISSION_ENTRIES) {
+        Err(error) if error.raw_os_error() == Some(libc::EINVAL) => plain.build(SUBMISSION_ENTRIES),
+        result => result,
+    }
+}
+
+fn plain_ring(in_flight: usize) -> io_uring::Builder {
+    let completions =
+        (4 * in_flight).next_power_of_two().clamp(2 * SUBMISSION_ENTRIES as usize, MAX_COMPLETION_ENTRIES);
+    let mut builder = IoUring::builder();
+    builder.setup_cqsize(completions as u32).setup_submit_all();
+    builder
+}
+
+fn require_operations(ring: &IoUring) -> io::Result<()> {
+    let mut probe = Probe::new();
+    ring.submitter().register_probe(&mut probe)?;
+    let required = [
+        ("accept", opcode::Accept::CODE),
+        ("recv", opcode::Recv::CODE),
+        ("read", opcode::Read::CODE),
+        ("read_fixed", opcode::ReadFixed::CODE),
+        ("openat2", opcode::OpenAt2::CODE),
+        ("poll_add", opcode::PollAdd::CODE),
+        ("close", opcode::Close::CODE),
+        ("async_cancel", opcode::AsyncCancel::CODE),
+    ];
+    match required.iter().find(|(_, code)| !probe.is_supported(*code)) {
+        None => Ok(()),
+        Some((name, _)) => {
+            let text = format!("this kernel's io_uring lacks {name}: 5.19 or newer is needed");
+            Err(io::Error::new(io::ErrorKind::Unsupported, text))
+        }
+    }
+}
+
+/// Registering spares the kernel a page walk on each read. It counts against `RLIMIT_MEMLOCK` for ordinary users, so it is a
+/// gain and no need.
+fn register_buffers(ring: &IoUring, pool: &BufferPool) {
+    // SAFETY: the blocks belong to `pool`, which the driver drops after the ring and, when a teardown fails, not at all.
+    match unsafe { ring.submitter().register_buffers(&pool.iovecs()) } {
+        Ok(()) => pool.set_registered(),
+        Err(error) => {
+            static SAID: std::sync::Once = std::sync::Once::new();
+            SAID.call_once(
+                || tracing::info!(%error, "transfer buffers are not registered (RLIMIT_MEMLOCK): using plain ones"),
+            );
+        }
+    }
+}
+
+/// Multishot accept together with `DEFER_TASKRUN` loses connections on kernels 6.6.1 to 6.8-rc; it came with 5.19.
+fn multishot_accept_is_sound(release: &str) -> bool {
+    let mut numbers = release.split(|c: char| !c.is_ascii_digit()).map(|part| part.parse().unwrap_or(0_u32));
+    let version = (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0));
+    version >= (5, 19) && !((6, 6)..(6, 9)).contains(&version)
+}
+
+/// Interrupted, timed out, or told to collect completions first: the next turn goes on.
+fn is_passing(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(libc::EINTR | libc::ETIME | libc::EBUSY | libc::EAGAIN))
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,84 @@
+//! Files and directories, opened and read without blocking the worker.
+
+use std::ffi::CString;
+use std::io;
+use std::os::fd::{OwnedFd, RawFd};
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+use std::rc::Rc;
+
+use super::{Descriptor, Runtime};
+use crate::driver::FileStat;
+use crate::driver::buf::Buf;
+use crate::driver::op::{Op, OpenHow, Resolve};
+
+/// An open file or directory, read-only.
+#[derive(Debug)]
+pub struct File(Descriptor);
+
+impl File {
+    /// Opens a directory anywhere, following links: how a root is opened.
+    ///
+    /// # Errors
+    /// As open(2).
+    pub async fn open_root(runtime: &Rc<Runtime>, path: &Path) -> io::Result<File> {
+        open(runtime, libc::AT_FDCWD, path.as_os_str().as_bytes(), Resolve::Anywhere).await
+    }
+
+    /// Opens what `path`, relative to this directory, names beneath it (openat2(2), `RESOLVE_BENEATH`); an empty path is the
+    /// directory itself. A link that leaves the directory is an error. A FIFO does not block.
+    ///
+    /// # Errors
+    /// As openat2(2): `EXDEV` for an escape, `ENXIO` for a socket.
+    pub async fn open_beneath(&self, path: &[u8]) -> io::Result<File> {
+        let path = if path.is_empty() { b"." } else { path };
+        open(&self.0.runtime, self.0.raw, path, Resolve::Beneath).await
+    }
+
+    /// What it is and how long, now.
+    ///
+    /// # Errors
+    /// As fstat(2).
+    pub fn stat(&self) -> io::Result<FileStat> {
+        self.0.runtime.driver().stat(self.0.raw)
+    }
+
+    /// Reads what is in the page cache at `offset`; never waits for the disk. 0 is the end of the file.
+    ///
+    /// # Errors
+    /// `WouldBlock` when the page is not resident; else as preadv2(2).
+    pub fn read_resident(&self, offset: u64, into: &mut [u8]) -> io::Result<usize> {
+        self.0.runtime.driver().read_resident(self.0.raw, offset, into)
+    }
+
+    /// Reads at most `len` bytes at `offset` into the buffer's spare space, from the disk if need be. The buffer comes back
+    /// also with an error; 0 is the end of the file.
+    pub async fn read(&self, offset: u64, len: usize, buf: Buf) -> (io::Result<usize>, Option<Buf>) {
+        let len = len.min(buf.spare_len()) as u32;
+        let completion = self.0.runtime.operate(Op::Read { file: self.0.raw, offset, len, buf }).await;
+        let buf = match completion.op {
+            Some(Op::Read { buf, .. }) => Some(buf),
+            _ => None,
+        };
+        (completion.result.map(|n| n as usize), buf)
+    }
+
+    /// A second descriptor on the same file, for a thread that may block.
+    ///
+    /// # Errors
+    /// When no descriptor is left.
+    pub fn duplicate(&self) -> io::Result<OwnedFd> {
+        self.0.runtime.driver().duplicate(self.0.raw)
+    }
+
+    pub(crate) fn raw(&self) -> RawFd {
+        self.0.raw
+    }
+}
+
+async fn open(runtime: &Rc<Runtime>, root: RawFd, path: &[u8], resolve: Resolve) -> io::Result<File> {
+    let path = CString::new(path).map_err(|_| io::Error::from(io::ErrorKind::InvalidInput))?;
+    let op = Op::Open { root, path, resolve, how: Box::<OpenHow>::default() };
+    let completion = runtime.operate(op).await;
+    Ok(File(Descriptor { raw: completion.result? as RawFd, runtime: runtime.clone() }))
+}

@@ -1,0 +1,205 @@
+//! Sockets: connected ones for tasks, listening ones for the worker.
+
+use std::io;
+use std::net::SocketAddr;
+use std::os::fd::{AsRawFd, IntoRawFd, OwnedFd, RawFd};
+use std::path::Path;
+use std::rc::Rc;
+
+use nix::sys::socket::{AddressFamily, Backlog, SockFlag, SockType, SockaddrStorage, UnixAddr, sockopt};
+
+use super::{Descriptor, Runtime};
+use crate::driver::buf::Buf;
+use crate::driver::op::{Expect, Interest, Op};
+use crate::driver::{More, SocketOption};
+
+/// Connections that the kernel queues for a listener before it refuses more; capped by `net.core.somaxconn`.
+const BACKLOG: i32 = 4096;
+
+/// A connected, non-blocking socket.
+#[derive(Debug)]
+pub struct Socket(Descriptor);
+
+impl Socket {
+    /// Takes over a descriptor that an accept yielded.
+    pub(crate) fn from_raw(raw: RawFd, runtime: &Rc<Runtime>) -> Self {
+        Socket(Descriptor { raw, runtime: runtime.clone() })
+    }
+
+    pub(crate) fn raw(&self) -> RawFd {
+        self.0.raw
+    }
+
+    /// The runtime that it belongs to.
+    pub fn runtime(&self) -> &Rc<Runtime> {
+        &self.0.runtime
+    }
+
+    /// The next bytes, in a buffer of the receive pool; `None` at the end of the stream. While the pool is empty it waits.
+    ///
+    /// # Errors
+    /// As recv(2).
+    pub async fn receive(&self, expect: Expect) -> io::Result<Option<Buf>> {
+        loop {
+            let completion = self.0.runtime.operate(Op::Receive { socket: self.0.raw, expect }).await;
+            match received(completion.result, completion.lease) {
+                Err(error) if error.raw_os_error() == Some(libc::ENOBUFS) => {
+                    self.0.runtime.receive_pool().available().await;
+                }
+                result => return result,
+            }
+        }
+    }
+
+    /// Sends what the socket takes at once.
+    ///
+    /// # Errors
+    /// `WouldBlock` when it is full: [`Socket::writable`] waits for room; else as send(2).
+    pub fn try_send(&self, bytes: &[u8], more: More) -> io::Result<usize> {
+        self.0.runtime.driver().send(self.0.raw, bytes, more)
+    }
+
+    /// Sends what the socket takes at once of a region of a file whose pages are resident; 0 at the file's end.
+    ///
+    /// # Errors
+    /// As [`Socket::try_send`].
+    pub fn try_send_file(&self, file: &super::fs::File, offset: u64, len: usize) -> io::Result<usize> {
+        self.0.runtime.driver().send_file(self.0.raw, file.raw(), offset, len)
+    }
+
+    /// Waits until the socket can take bytes, or has failed.
+    pub async fn writable(&self) {
+        self.poll_for(Interest::Writable).await;
+    }
+
+    /// Waits until the connection is gone: reset, or closed both ways.
+    pub async fn hung_up(&self) {
+        self.poll_for(Interest::HangUp).await;
+    }
+
+    /// Ends our side of the connection.
+    ///
+    /// # Errors
+    /// As shutdown(2).
+    pub fn shutdown_write(&self) -> io::Result<()> {
+        self.0.runtime.driver().shutdown_write(self.0.raw)
+    }
+
+    /// Makes closing it a reset, so that the peer can tell a broken reply from a whole one.
+    pub fn reset_on_close(&self) {
+        // A socket that can't take the option is gone already.
+        let _ = self.0.runtime.driver().set_option(self.0.raw, SocketOption::ResetOnClose);
+    }
+
+    async fn poll_for(&self, interest: Interest) {
+        // A poll that fails names a socket that has failed: the next call on it says how.
+        let _ = self.0.runtime.operate(Op::Poll { socket: self.0.raw, interest }).await;
+    }
+}
+
+/// What a receive's completion says.
+pub(crate) fn received(result: io::Result<u32>, lease: Option<Buf>) -> io::Result<Option<Buf>> {
+    match result? {
+        0 => Ok(None),
+        _ => lease.map(Some).ok_or_else(|| io::Error::other("driver invariant: bytes without a buffer")),
+    }
+}
+
+/// A listening socket, made before the workers start.
+#[derive(Debug)]
+pub struct Listener {
+    socket: OwnedFd,
+    bound: BoundAddress,
+}
+
+/// Where a listener listens.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum BoundAddress {
+    /// An internet address, with the real port.
+    Tcp(SocketAddr),
+    /// A path in the file system.
+    Unix(std::path::PathBuf),
+}
+
+impl std::fmt::Display for BoundAddress {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            BoundAddress::Tcp(address) => write!(f, "http://{address}"),
+            BoundAddress::Unix(path) => write!(f, "unix:{}", path.display()),
+        }
+    }
+}
+
+/// Whether other listeners may share the address, each with its own queue (`SO_REUSEPORT`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Share {
+    /// One listener for each worker.
+    PerWorker,
+    /// The only one: a second server on the address is refused.
+    Alone,
+}
+
+impl Listener {
+    /// Binds an internet address and listens.
+    ///
+    /// # Errors
+    /// As bind(2): `AddrInUse`, `PermissionDenied`, `AddrNotAvailable`.
+    pub fn tcp(address: SocketAddr, share: Share) -> io::Result<Self> {
+        let family = if address.is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 };
+        let socket = stream_socket(family)?;
+        nix::sys::socket::setsockopt(&socket, sockopt::ReuseAddr, &true)?;
+        if share == Share::PerWorker {
+            nix::sys::socket::setsockopt(&socket, sockopt::ReusePort, &true)?;
+        }
+        if address.is_ipv6() {
+            nix::sys::socket::setsockopt(&socket, sockopt::Ipv6V6Only, &true)?;
+        }
+        nix::sys::socket::bind(socket.as_raw_fd(), &SockaddrStorage::from(address))?;
+        nix::sys::socket::listen(&socket, Backlog::new(BACKLOG)?)?;
+        let socket = std::net::TcpListener::from(socket);
+        let bound = BoundAddress::Tcp(socket.local_addr()?);
+        Ok(Listener { socket: socket.into(), bound })
+    }
+
+    /// Binds a path and listens. A socket that nobody listens on any more is replaced.
+    ///
+    /// # Errors
+    /// `AddrInUse` when a server answers there or the path is no socket; else as bind(2).
+    pub fn unix(path: &Path) -> io::Result<Self> {
+        use std::os::unix::fs::FileTypeExt;
+        if let Ok(metadata) = std::fs::symlink_metadata(path) {
+            let stale = metadata.file_type().is_socket() && std::os::unix::net::UnixStream::connect(path).is_err();
+            if !stale {
+                return Err(io::ErrorKind::AddrInUse.into());
+            }
+            std::fs::remove_file(path)?;
+        }
+        let socket = stream_socket(AddressFamily::Unix)?;
+        nix::sys::socket::bind(socket.as_raw_fd(), &UnixAddr::new(path)?)?;
+        nix::sys::socket::listen(&socket, Backlog::new(BACKLOG)?)?;
+        Ok(Listener { socket, bound: BoundAddress::Unix(path.to_path_buf()) })
+    }
+
+    /// A second handle on the same queue, for another worker.
+    ///
+    /// # Errors
+    /// When no descriptor is left.
+    pub fn try_clone(&self) -> io::Result<Self> {
+        Ok(Listener { socket: self.socket.try_clone()?, bound: self.bound.clone() })
+    }
+
+    /// Where it listens.
+    pub fn bound(&self) -> &BoundAddress {
+        &self.bound
+    }
+
+    /// The bare descriptor, which the caller has to close.
+    pub(crate) fn into_raw(self) -> RawFd {
+        self.socket.into_raw_fd()
+    }
+}
+
+fn stream_socket(family: AddressFamily) -> io::Result<OwnedFd> {
+    let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
+    Ok(nix::sys::socket::socket(family, SockType::Stream, flags, None)?)
+}

@@ -1,0 +1,173 @@
+//! Threads for calls that can block and that no operation of the ring covers: reading a directory.
+//!
+//! A few threads for the whole process, and a bounded queue before them: a disk that hangs makes later callers fail fast
+//! instead of piling up.
+
+use std::collections::VecDeque;
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::task::{Poll, Waker};
+
+type Job = Box<dyn FnOnce() + Send>;
+
+/// A handle on the threads. Cloning clones the handle; the threads end with the last one.
+#[derive(Clone)]
+pub struct Offload(Arc<Owner>);
+
+/// The queue is full.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Busy;
+
+struct Owner(Arc<Shared>);
+
+struct Shared {
+    queue: Mutex<Queue>,
+    changed: Condvar,
+    bound: usize,
+}
+
+#[derive(Default)]
+struct Queue {
+    jobs: VecDeque<Job>,
+    closed: bool,
+}
+
+impl Offload {
+    /// Starts `threads` threads with a queue of at most `bound` calls.
+    ///
+    /// # Errors
+    /// When a thread can't be started.
+    pub fn start(threads: usize, bound: usize) -> std::io::Result<Self> {
+        let shared = Arc::new(Shared { queue: Mutex::default(), changed: Condvar::new(), bound });
+        let offload = Offload(Arc::new(Owner(shared.clone())));
+        for number in 0..threads {
+            let shared = shared.clone();
+            std::thread::Builder::new().name(format!("offload-{number}")).spawn(move || shared.work())?;
+        }
+        Ok(offload)
+    }
+
+    /// Runs the call on one of the threads and waits for its result. A caller that stops waiting leaves the call to finish.
+    ///
+    /// # Errors
+    /// [`Busy`] when the queue is full.
+    pub async fn run<T: Send + 'static>(&self, call: impl FnOnce() -> T + Send + 'static) -> Result<T, Busy> {
+        let outcome = Arc::new(Mutex::new(Outcome { value: None, waker: None }));
+        let theirs = outcome.clone();
+        self.0.0.push(Box::new(move || {
+            let value = call();
+            let mut outcome = lock(&theirs);
+            outcome.value = Some(value);
+            if let Some(waker) = outcome.waker.take() {
+                waker.wake();
+            }
+        }))?;
+        Ok(std::future::poll_fn(|cx| {
+            let mut outcome = lock(&outcome);
+            match outcome.value.take() {
+                Some(value) => Poll::Ready(value),
+                None => {
+                    outcome.waker = Some(cx.waker().clone());
+                    Poll::Pending
+                }
+            }
+        })
+        .await)
+    }
+}
+
+struct Outcome<T> {
+    value: Option<T>,
+    waker: Option<Waker>,
+}
+
+impl Shared {
+    fn push(&self, job: Job) -> Result<(), Busy> {
+        let mut queue = lock(&self.queue);
+        if queue.jobs.len() >= self.bound {
+            return Err(Busy);
+        }
+        queue.jobs.push_back(job);
+        self.changed.notify_one();
+        Ok(())
+    }
+
+    fn work(&self) {
+        let mut queue = lock(&self.queue);
+        loop {
+            if let Some(job) = queue.jobs.pop_front() {
+                drop(queue);
+                job();
+                queue = lock(&self.queue);
+            } else if queue.closed {
+                return;
+            } else {
+                queue = self.changed.wait(queue).unwrap_or_else(PoisonError::into_inner);
+            }
+        }
+    }
+}
+
+impl Drop for Owner {
+    fn drop(&mut self) {
+        lock(&self.0.queue).closed = true;
+        self.0.changed.notify_all();
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::pin::pin;
+    use std::sync::mpsc;
+    use std::task::{Context, Wake};
+
+    struct Unpark(std::thread::Thread);
+    impl Wake for Unpark {
+        fn wake(self: Arc<Self>) {
+            self.0.unpark();
+        }
+    }
+
+    fn block_on<F: Future>(future: F) -> F::Output {
+        let waker = Waker::from(Arc::new(Unpark(std::thread::current())));
+        let mut future = pin!(future);
+        loop {
+            match future.as_mut().poll(&mut Context::from_waker(&waker)) {
+                Poll::Ready(output) => return output,
+                Poll::Pending => std::thread::park(),
+            }
+        }
+    }
+
+    #[test]
+    fn a_call_runs_elsewhere_and_its_result_comes_back() {
+        let offload = Offload::start(1, 4).unwrap();
+        let here = std::thread::current().id();
+        let there = block_on(offload.run(|| std::thread::current().id())).unwrap();
+        assert_ne!(here, there);
+    }
+
+    #[test]
+    fn a_full_queue_fails_fast() {
+        let offload = Offload::start(1, 1).unwrap();
+        let (release, held) = mpsc::channel::<()>();
+        let (started, wait_started) = mpsc::channel();
+        let mut running = pin!(offload.run(move || {
+            started.send(()).unwrap();
+            held.recv().unwrap();
+        }));
+        let mut cx = Context::from_waker(Waker::noop());
+        assert!(running.as_mut().poll(&mut cx).is_pending());
+        wait_started.recv().unwrap();
+        let mut queued = pin!(offload.run(|| ()));
+        assert!(queued.as_mut().poll(&mut cx).is_pending());
+        assert_eq!(block_on(offload.run(|| ())), Err(Busy));
+        release.send(()).unwrap();
+        block_on(running).unwrap();
+        block_on(queued).unwrap();
+    }
+}
