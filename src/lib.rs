@@ -8,18 +8,41 @@
 //! A layer imports only from layers on its right. A worker is a thread with its own ring, connections and buffers; nothing on
 //! the way of a request is shared between workers but counters and the access log's buffer.
 //!
+//! # Embedding
+//! ```no_run
+//! use highwater::{Config, Media, MediaConfig, Request, Response, Server, StatusCode};
+//!
+//! async fn hello(request: Request) -> Response {
+//!     Response::text(StatusCode::OK, format!("hello, {}", request.path()))
+//! }
+//!
+//! fn main() -> Result<(), highwater::Error> {
+//!     let media = Media::new(MediaConfig::new("media"))?;
+//!     let server = Server::builder(Config::default()).route("/media", media).route("/hello", hello).bind()?;
+//!     println!("listening on {}", server.addresses()[0]);
+//!     server.run()
+//! }
+//! ```
 #![deny(unsafe_code)]
 
+pub mod cli;
 pub mod config;
-pub mod driver;
+mod driver;
 pub mod error;
+mod handler;
+pub mod http;
 pub mod limits;
 pub mod proto;
+mod router;
 pub mod rt;
+pub mod server;
 pub mod telemetry;
 
 pub use ::http::{Method, StatusCode};
 
 pub use self::config::{Config, MediaConfig};
 pub use self::error::Error;
+pub use self::handler::media::Media;
+pub use self::http::{Body, BodyReader, Request, Response};
 pub use self::limits::Limits;
+pub use self::server::{Handle, Server};

@@ -1,0 +1,380 @@
+//! Media: the files of a folder, whole or by ranges.
+//!
+//! A request, in this order:
+//! 1. the method: GET and HEAD are answered, OPTIONS is a preflight, anything else is 405;
+//! 2. the path: decoded once, dotfiles hidden (P1);
+//! 3. what it names, beneath the root: an open file, or a directory with an index, a listing, or the redirect to its slash;
+//! 4. for a text type, a precompressed sibling that the client accepts (R11);
+//! 5. the conditions (R1–R3), against validators from the very descriptor that is sent (R13);
+//! 6. the ranges (R4–R9);
+//! 7. the reply.
+//!
+//! CORS fields go on every reply, whatever its status (H2).
+
+mod listing;
+mod open_files;
+
+use std::rc::Rc;
+
+use http::{Method, StatusCode};
+
+use self::open_files::{Found, NotFound, OpenFile, OpenFiles};
+use crate::config::MediaConfig;
+use crate::http::{Answer, Body, FileRegion, Handler, MakeHandler, Request, Response, Segment, Worker};
+use crate::limits::Limits;
+use crate::proto::conditional::{self, REPEATED_IN_NOT_MODIFIED, Validators, Verdict};
+use crate::proto::content_coding::{self, Coding};
+use crate::proto::cors::Origins;
+use crate::proto::http1::encode::ResponseHead;
+use crate::proto::pattern::Pattern;
+use crate::proto::range::{self, ByteRange, Parts, RangeLimits, Resolved};
+use crate::proto::target::{self, NormalPath, QueryFlag};
+use crate::proto::{disposition, media_type};
+
+/// A folder of media as a handler; each worker has its own open-file cache.
+#[derive(Clone, Debug)]
+pub struct Media(MediaConfig);
+
+impl Media {
+    /// Serves the folder that the configuration names.
+    ///
+    /// # Errors
+    /// The operator's fault: what of the configuration can't be used.
+    pub fn new(config: MediaConfig) -> Result<Self, crate::error::Error> {
+        config.check().map_err(crate::error::Error::operator)?;
+        Ok(Media(config))
+    }
+}
+
+impl MakeHandler for Media {
+    fn make(&self, worker: &Rc<Worker>) -> Rc<dyn Handler> {
+        Rc::new(MediaHandler(Rc::new(Folder::new(&self.0, worker))))
+    }
+}
+
+struct MediaHandler(Rc<Folder>);
+
+impl Handler for MediaHandler {
+    fn call(&self, request: Request) -> Answer {
+        if let Some(response) = self.0.answer_now(&request) {
+            return self.0.share(&request, response).into();
+        }
+        let folder = self.0.clone();
+        Answer::Later(Box::pin(async move {
+            let response = folder.answer(&request).await;
+            folder.share(&request, response)
+        }))
+    }
+}
+
+/// One worker's view of the folder.
+struct Folder {
+    worker: Rc<Worker>,
+    config: MediaConfig,
+    origins: Option<Origins>,
+    cache_control: Vec<(Pattern, String)>,
+    files: OpenFiles,
+}
+
+impl Folder {
+    fn new(config: &MediaConfig, worker: &Rc<Worker>) -> Self {
+        // `Media::new` has let only what parses through.
+        let origins = config.cors.as_ref().and_then(|cors| Origins::parse(cors.iter().map(String::as_str)).ok());
+        let rule = |rule: &crate::config::CacheRule| Some((Pattern::parse(&rule.pattern).ok()?, rule.value.clone()));
+        Folder {
+            worker: worker.clone(),
+            config: config.clone(),
+            origins,
+            cache_control: config.cache_control.iter().filter_map(rule).collect(),
+            files: OpenFiles::new(&config.root, worker),
+        }
+    }
+
+    /// The usual case, without a future: a file whose open descriptor is at hand and that has no other representation.
+    fn answer_now(&self, request: &Request) -> Option<Response> {
+        if !matches!(*request.method(), Method::GET | Method::HEAD) {
+            return None;
+        }
+        let path = target::normalize(request.path_in_route()).ok()?;
+        let file = self.files.known_file(&path.path).filter(|_| !path.trailing_slash && (!path.hidden || self.config.hidden))?;
+        let alone = !self.describe(&file, &path.path).negotiable || content_coding::acceptable(request.fields()).next().is_none();
+        alone.then(|| self.reply(request, &path.path, &file, None))
+    }
+
+    /// The same reply, with what other sites' pages may do with it.
+    fn share(&self, request: &Request, mut response: Response) -> Response {
+        if let Some(origins) = &self.origins
+            && request.method() != Method::OPTIONS
+        {
+            append(response.head_mut(), origins.reply_fields(request.fields()));
+        }
+        response
+    }
+
+    async fn answer(&self, request: &Request) -> Response {
+        match *request.method() {
+            Method::GET | Method::HEAD => {}
+            Method::OPTIONS => return self.preflight(request),
+            _ => return Response::text(StatusCode::METHOD_NOT_ALLOWED, "Use GET or HEAD.").field("Allow", ALLOW),
+        }
+        let path = match target::normalize(request.path_in_route()) {
+            Ok(path) if path.hidden && !self.config.hidden => return missing(),
+            Ok(path) => path,
+            Err(error) => return Response::text(error.status(), error.to_string()),
+        };
+        match self.files.find(&path.path).await {
+            Ok(Found::File(_)) if path.trailing_slash => missing(),
+            Ok(Found::File(file)) => self.file(request, &path.path, file).await,
+            Ok(Found::Directory) if path.trailing_slash || path.path.is_empty() => {
+                Box::pin(self.directory(request, &path)).await
+            }
+            Ok(Found::Directory) => {
+                let location = target::slash_redirect(request.path(), request.query());
+                Response::text(StatusCode::MOVED_PERMANENTLY, "A directory's name ends in a slash.")
+                    .field("Location", location)
+            }
+            Err(why) => not_found(why),
+        }
+    }
+
+    fn preflight(&self, request: &Request) -> Response {
+        let mut response = Response::new(StatusCode::NO_CONTENT).field("Allow", ALLOW);
+        if let Some(origins) = &self.origins {
+            append(response.head_mut(), origins.preflight_fields(request.fields()));
+        }
+        response
+    }
+
+    async fn directory(&self, request: &Request, path: &NormalPath<'_>) -> Response {
+        // The prefix of a route without its slash is a directory too: relative links need the slash.
+        if !request.path().ends_with('/') {
+            let location = target::slash_redirect(request.path(), request.query());
+            return Response::text(StatusCode::MOVED_PERMANENTLY, "A directory's name ends in a slash.")
+                .field("Location", location);
+        }
+        for index in &self.config.index {
+            let name = open_files::join(&path.path, index.as_bytes());
+            match self.files.find(&name).await {
+                Ok(Found::File(file)) => return self.file(request, &name, file).await,
+                Ok(Found::Directory) | Err(NotFound::Missing) => {}
+                Err(why) => return not_found(why),
+            }
+        }
+        if self.config.listing { self.listing(request, path).await } else { missing() }
+    }
+
+    async fn listing(&self, request: &Request, path: &NormalPath<'_>) -> Response {
+        let listing = match self.files.list(&path.path, self.config.hidden, self.worker.limits.listing_entries).await {
+            Ok(listing) => listing,
+            Err(why) => return not_found(why),
+        };
+        let shown = if path.path.is_empty() { b"/".to_vec() } else { [b"/", &*path.path, b"/"].concat() };
+        let (content_type, page) = if prefers_json(request) {
+            ("application/json", listing::json(&shown, &listing))
+        } else {
+            ("text/html; charset=utf-8", listing::html(&shown, &listing))
+        };
+        Response::new(StatusCode::OK)
+            .field("Content-Type", content_type)
+            .field("X-Content-Type-Options", "nosniff")
+            .field(
+                "Content-Security-Policy",
+                "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'",
+            )
+            .field("Cache-Control", "no-cache")
+            .field("Vary", "Accept")
+            .with_body(page)
+    }
+
+    async fn file(&self, request: &Request, path: &[u8], plain: Rc<OpenFile>) -> Response {
+        let negotiable = self.describe(&plain, path).negotiable;
+        let sibling = if negotiable { self.sibling(request, path, &plain).await } else { None };
+        self.reply(request, path, &plain, sibling)
+    }
+
+    /// The reply with a file, or with the sibling that stands for it.
+    fn reply(&self, request: &Request, path: &[u8], plain: &OpenFile, sibling: Option<(Rc<OpenFile>, Coding)>) -> Response {
+        let description = self.describe(plain, path);
+        let (file, coding) = sibling.as_ref().map_or((plain, None), |(file, coding)| (&**file, Some(*coding)));
+        // The validators and the length are those of this moment, of this descriptor (R13).
+        let version = match file.version(coding) {
+            Ok(version) => version,
+            Err(error) => return not_found(NotFound::of(&error)),
+        };
+        let wanted = match conditional::evaluate(request.method(), request.fields(), &version.validators) {
+            Verdict::NotModified => return not_modified(description, &version.validators),
+            Verdict::PreconditionFailed => {
+                let text = "The file is not the one that the condition names.";
+                return Response::text(StatusCode::PRECONDITION_FAILED, text);
+            }
+            Verdict::Proceed { range } => {
+                range.map_or(Resolved::Whole, |value| range::resolve(value, version.len, &RANGES))
+            }
+        };
+        if wanted == Resolved::Unsatisfiable {
+            return Response::text(StatusCode::RANGE_NOT_SATISFIABLE, "No byte of the file is in the range.")
+                .field("Content-Range", range::unsatisfied(version.len).to_string())
+                .field("Accept-Ranges", "bytes");
+        }
+        let mut head = ResponseHead::new(StatusCode::OK);
+        head.append(&version.lines);
+        head.append(&description.caching);
+        head.append(&description.serving);
+        if let Some(coding) = coding {
+            head.field("Content-Encoding", coding.token().as_bytes());
+        }
+        if let Some(disposition) = download(request, path) {
+            head.field("Content-Disposition", disposition.as_bytes());
+        }
+        let content_type = &description.content_type;
+        let region = |range: ByteRange| FileRegion { file: file.file.clone(), range };
+        let body = match wanted {
+            Resolved::One(range) => {
+                head.status = StatusCode::PARTIAL_CONTENT;
+                head.field_fmt("Content-Range", format_args!("{}", range::content_range(range, version.len)));
+                head.field("Content-Type", content_type.as_bytes());
+                Body::File(region(range))
+            }
+            Resolved::Several(ranges) => {
+                let Ok(boundary) = random_boundary() else { return missing_randomness() };
+                let parts = Parts::new(ranges, version.len, content_type.clone(), boundary);
+                head.status = StatusCode::PARTIAL_CONTENT;
+                head.field("Content-Type", parts.content_type().as_bytes());
+                let segments = parts
+                    .iter()
+                    .flat_map(|(part_head, range)| [Segment::Bytes(part_head.into()), Segment::File(region(range))]);
+                Body::Segments(segments.chain([Segment::Bytes(parts.closing().into())]).collect())
+            }
+            Resolved::Whole | Resolved::Unsatisfiable => {
+                head.field("Content-Type", content_type.as_bytes());
+                Body::File(region(ByteRange { start: 0, end: version.len }))
+            }
+        };
+        Response::from_head(head).with_body(body)
+    }
+
+    /// A sibling with a coding that the client accepts, not older than the file itself.
+    async fn sibling(&self, request: &Request, path: &[u8], plain: &OpenFile) -> Option<(Rc<OpenFile>, Coding)> {
+        let modified = plain.version(None).ok()?.validators.modified;
+        for coding in content_coding::acceptable(request.fields()) {
+            let name = [path, coding.suffix().as_bytes()].concat();
+            if let Ok(Found::File(file)) = self.files.find(&name).await
+                && file.version(None).is_ok_and(|version| version.validators.modified >= modified)
+            {
+                return Some((file, coding));
+            }
+        }
+        None
+    }
+
+    /// What the path alone says of a file; made once for each open file.
+    fn describe<'f>(&self, file: &'f OpenFile, path: &[u8]) -> &'f Description {
+        file.description.get_or_init(|| {
+            let negotiable = self.config.precompressed && media_type::may_be_precompressed(path);
+            let mut caching = ResponseHead::new(StatusCode::OK);
+            if let Some((_, value)) = self.cache_control.iter().find(|(pattern, _)| pattern.matches(path)) {
+                caching.field("Cache-Control", value.as_bytes());
+            }
+            if negotiable {
+                caching.field("Vary", b"Accept-Encoding");
+            }
+            let mut serving = ResponseHead::new(StatusCode::OK);
+            serving.field("Accept-Ranges", b"bytes");
+            serving.field("X-Content-Type-Options", b"nosniff");
+            Description { content_type: self.content_type(path).to_owned(), negotiable, caching, serving }
+        })
+    }
+
+    fn content_type(&self, path: &[u8]) -> &str {
+        if self.config.content_types.is_empty() {
+            return media_type::of(path);
+        }
+        let extension = path.rsplit(|b| *b == b'.').next().unwrap_or_default().to_ascii_lowercase();
+        let own = std::str::from_utf8(&extension).ok().and_then(|extension| self.config.content_types.get(extension));
+        own.map_or_else(|| media_type::of(path), String::as_str)
+    }
+}
+
+/// What the path alone says of a file.
+struct Description {
+    content_type: String,
+    /// Whether precompressed siblings may stand for it.
+    negotiable: bool,
+    /// The fields that 200, 206 and 304 have in common (R10).
+    caching: ResponseHead,
+    /// The fields that only 200 and 206 have.
+    serving: ResponseHead,
+}
+
+/// RFC 9110 §15.4.5: only what a cache needs to know anew.
+fn not_modified(description: &Description, validators: &Validators) -> Response {
+    let mut head = ResponseHead::new(StatusCode::NOT_MODIFIED);
+    head.field("ETag", validators.etag.as_bytes());
+    head.append(&description.caching);
+    debug_assert!(head.iter().all(|(name, _)| {
+        REPEATED_IN_NOT_MODIFIED.iter().any(|repeated| repeated.as_bytes().eq_ignore_ascii_case(name))
+    }));
+    Response::from_head(head)
+}
+
+const ALLOW: &str = "GET, HEAD, OPTIONS";
+
+const RANGES: RangeLimits = RangeLimits {
+    ranges: Limits::RANGES,
+    out_of_order: Limits::RANGES_OUT_OF_ORDER,
+    coalesce_gap: Limits::RANGE_COALESCE_GAP,
+};
+
+fn append<'a>(head: &mut ResponseHead, fields: impl Iterator<Item = (&'static str, &'a str)>) {
+    for (name, value) in fields {
+        head.field(name, value.as_bytes());
+    }
+}
+
+/// `?download` saves the file under its own name, `?download=name` under another (RFC 6266).
+fn download(request: &Request, path: &[u8]) -> Option<String> {
+    match target::query_flag(request.query(), "download") {
+        QueryFlag::Absent => None,
+        QueryFlag::Value(name) => Some(disposition::attachment(&name)),
+        QueryFlag::Bare => {
+            let name = path.rsplit(|b| *b == b'/').next().unwrap_or_default();
+            Some(disposition::attachment(&String::from_utf8_lossy(name)))
+        }
+    }
+}
+
+/// A program asks for JSON by name; a browser names HTML.
+fn prefers_json(request: &Request) -> bool {
+    let accepts = |media_type: &str| {
+        request.fields().get_all("Accept").any(|value| {
+            let mut ranges = value.split(|b| *b == b',');
+            ranges.any(|range| range.trim_ascii_start().to_ascii_lowercase().starts_with(media_type.as_bytes()))
+        })
+    };
+    accepts("application/json") && !accepts("text/html")
+}
+
+/// 120 random bits in hexadecimal: not to be found in any file by chance.
+fn random_boundary() -> Result<String, getrandom::Error> {
+    let mut random = [0_u8; 15];
+    getrandom::fill(&mut random)?;
+    Ok(random.iter().map(|byte| format!("{byte:02x}")).collect())
+}
+
+fn missing() -> Response {
+    not_found(NotFound::Missing)
+}
+
+fn missing_randomness() -> Response {
+    Response::text(StatusCode::INTERNAL_SERVER_ERROR, "The server has no randomness.")
+}
+
+fn not_found(why: NotFound) -> Response {
+    match why {
+        NotFound::Missing => Response::text(StatusCode::NOT_FOUND, "There is no such file."),
+        NotFound::Forbidden => Response::text(StatusCode::FORBIDDEN, "The server may not read this file."),
+        NotFound::Busy => Response::text(StatusCode::SERVICE_UNAVAILABLE, "The server is out of descriptors.")
+            .field("Retry-After", "1"),
+        NotFound::Failed => Response::text(StatusCode::INTERNAL_SERVER_ERROR, "The file can't be opened."),
+    }
+}

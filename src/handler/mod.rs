@@ -1,0 +1,4 @@
+//! Handlers: each answers requests of one kind, and none knows another.
+
+pub mod admin;
+pub mod media;

@@ -1,0 +1,384 @@
+//! A request and its reply, again and again: the keep-alive state machine of one connection.
+//!
+//! An exchange, in this order:
+//! 1. read the head, within its deadline;
+//! 2. decide how the body is framed and what is expected;
+//! 3. let the handler answer, unless the client goes;
+//! 4. send the reply;
+//! 5. take the rest of the request's body off the wire, within a bound;
+//! 6. go on with the next request, park the connection, or close it in the way that the client can understand.
+//!
+//! What is rare is boxed, so that the task of a usual request stays small: it is allocated for each.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::rc::Rc;
+use std::time::Instant;
+
+use futures_util::FutureExt;
+use http::{Method, StatusCode, Version};
+
+use super::body::{Body, Taken, take_chunk};
+use super::connections::Seat;
+use super::pace::Pace;
+use super::send::{self, Unsent, unless_hung_up};
+use super::wire::{BodyState, Broken, Wire};
+use super::{Answer, Handler, Request, Response};
+use crate::driver::More;
+use crate::limits::Limits;
+use crate::proto::http1::chunked::{ChunkLimits, Decoder};
+use crate::proto::http1::encode::{self, Payload, Persistence, ResponseHead};
+use crate::proto::http1::framing::{self, Framing};
+use crate::proto::http1::head::{HeadLimits, HeadParser, RequestHead};
+use crate::rt::net::Socket;
+use crate::rt::yield_now;
+use crate::telemetry::access_log::{Outcome, Record};
+
+/// What becomes of a connection after an exchange.
+enum Next {
+    /// The next request has begun to come.
+    Request,
+    /// Nothing has come yet: wait without a task.
+    Park,
+    /// Close it: all has been said, or nobody listens.
+    Close,
+    /// Close it so that the client reads the reply first (F9).
+    Linger,
+    /// Make the client see that the reply is broken.
+    Reset,
+}
+
+/// Serves requests until the connection is parked or closed.
+///
+/// The seat comes first so that it is dropped last: when it frees its place, the wire's descriptor is closed already.
+pub(super) async fn serve(seat: Seat, wire: Rc<Wire>) {
+    loop {
+        match exchange(&wire, &seat).await {
+            Next::Request => yield_now().await,
+            Next::Park => return seat.park(wire),
+            Next::Close => return,
+            Next::Linger => return Box::pin(linger(&wire)).await,
+            Next::Reset => return wire.socket.reset_on_close(),
+        }
+    }
+}
+
+async fn exchange(wire: &Rc<Wire>, seat: &Seat) -> Next {
+    let head = match read_head(wire).await {
+        Ok(head) => head,
+        Err(NoHead::Left) => return Next::Close,
+        Err(NoHead::Refused(status, why)) => return Box::pin(refuse(wire, seat, None, status, &why)).await,
+    };
+    let (framing, continue_owed) = match (framing::of_request(&head), framing::expects_continue(&head)) {
+        (Ok(framing), Ok(expected)) => (framing, expected && framing != Framing::Empty),
+        (Err(error), _) | (_, Err(error)) => {
+            return Box::pin(refuse(wire, seat, Some(&head), error.status(), &error.to_string())).await;
+        }
+    };
+    expect_body(wire, framing, continue_owed);
+    let mut account = Account::open(wire, seat, Some(&head));
+    match answer(wire, Request::new(head, seat.peer(), wire.clone()), &*seat.handler()).await {
+        Ok(response) => reply(wire, &mut account, response).await,
+        Err(broken) => {
+            account.close(outcome_of(broken));
+            Next::Close
+        }
+    }
+}
+
+/// Answers what is no request, or none that can be served, and closes. The head is there if it was sound.
+async fn refuse(wire: &Wire, seat: &Seat, head: Option<&RequestHead>, status: StatusCode, why: &str) -> Next {
+    wire.incoming.borrow_mut().framing = BodyState::Broken;
+    wire.worker.metrics.requests_malformed.increment();
+    let mut account = Account::open(wire, seat, None);
+    account.is_head = head.is_some_and(|head| head.method == Method::HEAD);
+    reply(wire, &mut account, Response::text(status, why)).await
+}
+
+/// What is kept of a request after the handler has taken it: how to frame the reply, and what the access log says. The line
+/// is written when the account is closed, or, where a task is cut at shutdown, when it is dropped.
+struct Account<'a> {
+    wire: &'a Wire,
+    seat: &'a Seat,
+    begun: Instant,
+    is_head: bool,
+    version: Version,
+    keeps_alive: bool,
+    logged: Option<Logged>,
+    status: u16,
+    range: Option<Vec<u8>>,
+    outcome: Outcome,
+}
+
+/// What the access log says of a request.
+struct Logged {
+    method: Method,
+    target: String,
+    referer: Option<Vec<u8>>,
+    user_agent: Option<Vec<u8>>,
+}
+
+impl<'a> Account<'a> {
+    /// Of this request, or of bytes that are none.
+    fn open(wire: &'a Wire, seat: &'a Seat, head: Option<&RequestHead>) -> Self {
+        wire.worker.metrics.transfers.increment();
+        wire.body_sent.set(0);
+        wire.first_byte.set(None);
+        let logging = wire.worker.access_log.is_some();
+        Account {
+            wire,
+            seat,
+            begun: wire.runtime().now(),
+            is_head: head.is_some_and(|head| head.method == Method::HEAD),
+            version: head.map_or(Version::HTTP_11, |head| head.version),
+            keeps_alive: head.is_some_and(framing::keeps_alive),
+            logged: head.filter(|_| logging).map(|head| Logged {
+                method: head.method.clone(),
+                target: head.target().to_owned(),
+                referer: head.fields.get("Referer").map(<[u8]>::to_vec),
+                user_agent: head.fields.get("User-Agent").map(<[u8]>::to_vec),
+            }),
+            // Nothing was answered (nginx's number for a client that left).
+            status: 499,
+            range: None,
+            outcome: Outcome::ShutDown,
+        }
+    }
+
+    /// Notes what is about to be answered.
+    fn answer(&mut self, head: &ResponseHead) {
+        self.status = head.status.as_u16();
+        self.wire.worker.metrics.responses.count(self.status);
+        if head.status == StatusCode::PARTIAL_CONTENT {
+            self.wire.worker.metrics.ranges.increment();
+        }
+        if self.logged.is_some() {
+            self.range = head.get("Content-Range").map(<[u8]>::to_vec);
+        }
+    }
+
+    /// Notes how it ended.
+    fn close(&mut self, outcome: Outcome) {
+        self.outcome = outcome;
+        match outcome {
+            Outcome::Truncated => self.wire.worker.metrics.truncated.increment(),
+            Outcome::ClientSlow => self.wire.worker.metrics.slow_clients_dropped.increment(),
+            _ => {}
+        }
+    }
+}
+
+impl Drop for Account<'_> {
+    fn drop(&mut self) {
+        self.wire.worker.metrics.transfers.decrement();
+        let Some(log) = &self.wire.worker.access_log else { return };
+        let logged = self.logged.as_ref();
+        let malformed = logged.is_none() && self.outcome == Outcome::Complete;
+        log.record(&Record {
+            time: self.wire.worker.wall_clock(),
+            peer: self.seat.peer(),
+            method: logged.map_or("-", |logged| logged.method.as_str()),
+            target: logged.map_or("-", |logged| &logged.target),
+            version: self.version,
+            status: self.status,
+            bytes: self.wire.body_sent.get(),
+            range: self.range.as_deref(),
+            referer: logged.and_then(|logged| logged.referer.as_deref()),
+            user_agent: logged.and_then(|logged| logged.user_agent.as_deref()),
+            first_byte: self.wire.first_byte.get().map(|at| at.saturating_duration_since(self.begun)),
+            duration: self.wire.runtime().precise_now().saturating_duration_since(self.begun),
+            outcome: if malformed { Outcome::Malformed } else { self.outcome },
+        });
+    }
+}
+
+/// Why there is no head.
+enum NoHead {
+    /// The client went before it was whole.
+    Left,
+    /// It is answered with this status and reason.
+    Refused(StatusCode, String),
+}
+
+async fn read_head(wire: &Wire) -> Result<RequestHead, NoHead> {
+    let limits = &wire.worker.limits;
+    let bounds = HeadLimits { target_len: limits.target_len, head_len: limits.head_len, fields: limits.head_fields };
+    let mut parser = HeadParser::default();
+    let mut deadline = None;
+    loop {
+        {
+            let mut input = wire.input.borrow_mut();
+            match parser.parse(input.unread(), &bounds) {
+                Ok(Some((head, used))) => {
+                    input.consume(used);
+                    break Ok(head);
+                }
+                Ok(None) => input.spill(),
+                Err(error) => break Err(NoHead::Refused(error.status(), error.to_string())),
+            }
+        }
+        wire.timer.set(Some(*deadline.get_or_insert(wire.runtime().now() + limits.head_timeout)));
+        let received = wire.timer.race(std::future::poll_fn(|cx| wire.poll_receive(cx))).await;
+        wire.timer.set(None);
+        match received {
+            Ok(Ok(0) | Err(_)) => break Err(NoHead::Left),
+            Ok(Ok(_)) => {}
+            Err(_) => {
+                let why = "The head of the request did not come in time.".to_owned();
+                break Err(NoHead::Refused(StatusCode::REQUEST_TIMEOUT, why));
+            }
+        }
+    }
+}
+
+fn expect_body(wire: &Wire, framing: Framing, continue_owed: bool) {
+    let limits = &wire.worker.limits;
+    let mut incoming = wire.incoming.borrow_mut();
+    incoming.continue_owed = continue_owed;
+    incoming.pace = Pace::new(limits.request_min_rate, limits.rate_grace);
+    incoming.framing = match framing {
+        Framing::Empty => BodyState::Done,
+        Framing::Length(len) => BodyState::Length(len),
+        Framing::Chunked => {
+            let (extension_len, trailer_len) = (Limits::CHUNK_EXTENSION_LEN, Limits::TRAILER_LEN);
+            BodyState::Chunked(Box::new(Decoder::new(ChunkLimits { extension_len, trailer_len })))
+        }
+    };
+}
+
+async fn answer(wire: &Wire, request: Request, handler: &dyn Handler) -> Result<Response, Broken> {
+    // What panicked is dropped right after, and shares nothing that it could leave half-changed but its own state.
+    let answered = match catch_unwind(AssertUnwindSafe(|| handler.call(request))) {
+        Ok(Answer::Now(response)) => Ok(response),
+        Ok(Answer::Later(future)) => unless_hung_up(wire, AssertUnwindSafe(future).catch_unwind()).await?,
+        Err(panic) => Err(panic),
+    };
+    Ok(answered.unwrap_or_else(|_| {
+        wire.worker.metrics.handler_panics.increment();
+        Response::text(StatusCode::INTERNAL_SERVER_ERROR, "The server failed to answer.")
+    }))
+}
+
+async fn reply(wire: &Wire, account: &mut Account<'_>, response: Response) -> Next {
+    let Response { head, body } = response;
+    let persistence = persistence(wire, account.keeps_alive && !asks_to_close(&head));
+    let (body, payload) = frame(head.status, account, body);
+    let mut bytes = Vec::new();
+    encode::encode(&mut bytes, account.version, &head, Some(&wire.worker.date()), payload, persistence);
+    account.answer(&head);
+    let (next, outcome) = match send::reply(wire, &bytes, body, payload).await {
+        Ok(()) if payload == Payload::UntilClose => (Next::Linger, Outcome::Complete),
+        Ok(()) => (after_reply(wire, persistence).await, Outcome::Complete),
+        Err(Unsent::Broken(broken)) => (Next::Reset, outcome_of(broken)),
+        Err(Unsent::Truncated) => (Next::Reset, Outcome::Truncated),
+        Err(Unsent::Failed(error)) => {
+            tracing::warn!(error = error.report(), "a reply was aborted");
+            (Next::Reset, Outcome::Failed)
+        }
+    };
+    account.close(outcome);
+    next
+}
+
+/// What goes out behind the head: nothing where the method or the status says so (RFC 9110 §6.4.1), though its length is told.
+fn frame(status: StatusCode, account: &Account<'_>, body: Body) -> (Body, Payload) {
+    if status.is_informational() || status == StatusCode::NO_CONTENT || status == StatusCode::NOT_MODIFIED {
+        return (Body::Empty, Payload::None);
+    }
+    match body.len() {
+        Some(len) if account.is_head => (Body::Empty, Payload::Length(len)),
+        None if account.is_head => (Body::Empty, Payload::None),
+        Some(len) => (body, Payload::Length(len)),
+        None => (body, Payload::of_unknown_length(account.version)),
+    }
+}
+
+/// Whether the connection may serve another request, as far as it is known before the reply.
+fn persistence(wire: &Wire, keeps_alive: bool) -> Persistence {
+    let incoming = wire.incoming.borrow();
+    let drainable = match incoming.framing {
+        BodyState::Done | BodyState::Chunked(_) => true,
+        BodyState::Length(left) => left <= wire.worker.limits.drain_len as u64,
+        BodyState::Broken => false,
+    };
+    // A client that was not told to continue may or may not send its body: only closing is unambiguous (F8).
+    let keeps = keeps_alive && drainable && !incoming.continue_owed && !wire.worker.draining();
+    if keeps { Persistence::KeepAlive } else { Persistence::Close }
+}
+
+/// A handler may end the connection by saying so in its reply; the field itself is the server's to write.
+fn asks_to_close(head: &ResponseHead) -> bool {
+    head.get("Connection").is_some_and(|value| value.eq_ignore_ascii_case(b"close"))
+}
+
+async fn after_reply(wire: &Wire, persistence: Persistence) -> Next {
+    let unread_body = !matches!(wire.incoming.borrow().framing, BodyState::Done | BodyState::Length(0));
+    match persistence {
+        Persistence::Close => Next::Linger,
+        Persistence::KeepAlive if unread_body && !Box::pin(drain(wire)).await => Next::Linger,
+        Persistence::KeepAlive if wire.input.borrow().unread().is_empty() => Next::Park,
+        Persistence::KeepAlive => Next::Request,
+    }
+}
+
+/// Takes what is left of the request's body off the wire (F7); false when that is more than the bound, or does not come.
+async fn drain(wire: &Wire) -> bool {
+    let mut left = wire.worker.limits.drain_len;
+    loop {
+        match take_chunk(wire) {
+            Taken::End => return true,
+            Taken::Failed(_) => return false,
+            Taken::Chunk(chunk) => match left.checked_sub(chunk.len()) {
+                Some(rest) => left = rest,
+                None => return false,
+            },
+            Taken::NeedMore => {
+                if std::future::poll_fn(|cx| wire.poll_receive_paced(cx)).await.is_err() {
+                    return false;
+                }
+            }
+        }
+    }
+}
+
+/// Closes in the order that lets the reply arrive (F9, RFC 9112 §9.6): our side first; then what the client still sends is read
+/// and discarded, within a bound and a deadline, because closing over unread bytes would reset the connection.
+async fn linger(wire: &Wire) {
+    let limits = &wire.worker.limits;
+    if wire.socket.shutdown_write().is_err() {
+        return;
+    }
+    wire.timer.set_after(limits.linger_timeout);
+    let mut left = limits.linger_len;
+    loop {
+        let unread = wire.input.borrow().unread().len();
+        wire.input.borrow_mut().consume(unread);
+        let received = wire.timer.race(std::future::poll_fn(|cx| wire.poll_receive(cx))).await;
+        let Ok(Ok(count @ 1..)) = received else { return };
+        match left.checked_sub(count) {
+            Some(rest) => left = rest,
+            None => return,
+        }
+    }
+}
+
+fn outcome_of(broken: Broken) -> Outcome {
+    match broken {
+        Broken::Gone => Outcome::ClientGone,
+        Broken::Slow => Outcome::ClientSlow,
+    }
+}
+
+/// Tells a client that there is no room for it, as far as its socket takes that at once.
+pub(super) fn turn_away(socket: &Socket, date: &[u8; 29]) {
+    let Response { head, body } =
+        Response::text(StatusCode::SERVICE_UNAVAILABLE, "The server has no room for more connections.")
+            .field("Retry-After", "1");
+    let mut bytes = Vec::new();
+    let payload = Payload::Length(body.len().unwrap_or(0));
+    encode::encode(&mut bytes, Version::HTTP_11, &head, Some(date), payload, Persistence::Close);
+    if let Body::Bytes(body) = body {
+        bytes.extend_from_slice(&body);
+    }
+    // What it does not take now it will not get: it is over the limit.
+    let _ = socket.try_send(&bytes, More::No);
+}

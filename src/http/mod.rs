@@ -1,0 +1,148 @@
+//! HTTP on connections: what a handler is given, what it gives back, and the exchange between.
+//!
+//! ```text
+//!                 idle: a record in `Connections`          busy: one task, `exchange::serve`
+//!   accept ──▶ record ──first bytes──▶ Wire ─▶ head ─▶ framing ─▶ Handler ─▶ send ─▶ drain ─┐
+//!                ▲                      ▲                                                  │ more bytes
+//!                └──────── park ────────┴──────────────────────────────────────────────────┘
+//! ```
+//!
+//! Invariant: no pooled buffer waits for a client. A receive buffer is picked when bytes have come; what can't be used at once
+//! moves to the heap, bounded by the head's limit. A transfer buffer is held while the disk works, and given back before
+//! the socket is waited for.
+
+pub mod body;
+pub mod connections;
+mod exchange;
+mod pace;
+mod request;
+mod response;
+mod send;
+mod wire;
+
+use std::cell::Cell;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use futures_util::future::LocalBoxFuture;
+
+use crate::limits::Limits;
+use crate::proto::http1::encode;
+use crate::rt::Runtime;
+use crate::telemetry::access_log::AccessLog;
+use crate::telemetry::metrics::WorkerMetrics;
+
+pub use self::body::{Body, BodyReader, Chunk, FileRegion, Segment};
+pub use self::request::Request;
+pub use self::response::Response;
+
+/// Answers requests on one worker.
+pub trait Handler {
+    /// The reply to a request, or the promise of one.
+    fn call(&self, request: Request) -> Answer;
+}
+
+/// What a handler answers with. A reply that is at hand costs no future.
+pub enum Answer {
+    /// The reply.
+    Now(Response),
+    /// The reply when it is ready. The future need not be `Send`: it stays on its thread. Dropping it is how a handler learns
+    /// that the client is gone.
+    Later(LocalBoxFuture<'static, Response>),
+}
+
+impl From<Response> for Answer {
+    fn from(response: Response) -> Self {
+        Answer::Now(response)
+    }
+}
+
+/// Makes a worker's own handler, once on each worker: the seam between what workers share and what each has for itself.
+pub trait MakeHandler: Send + Sync {
+    /// The handler of the calling worker.
+    fn make(&self, worker: &Rc<Worker>) -> Rc<dyn Handler>;
+}
+
+impl<F, Fut> MakeHandler for F
+where
+    F: Fn(Request) -> Fut + Clone + Send + Sync + 'static,
+    Fut: Future<Output = Response> + 'static,
+{
+    fn make(&self, _worker: &Rc<Worker>) -> Rc<dyn Handler> {
+        Rc::new(FnHandler(self.clone()))
+    }
+}
+
+struct FnHandler<F>(F);
+
+impl<F, Fut> Handler for FnHandler<F>
+where
+    F: Fn(Request) -> Fut,
+    Fut: Future<Output = Response> + 'static,
+{
+    fn call(&self, request: Request) -> Answer {
+        Answer::Later(Box::pin((self.0)(request)))
+    }
+}
+
+/// What the connections of one worker share.
+pub struct Worker {
+    /// Its runtime.
+    pub runtime: Rc<Runtime>,
+    /// Its bounds.
+    pub limits: Limits,
+    /// Its counters.
+    pub metrics: Arc<WorkerMetrics>,
+    /// Where replies are logged, if anywhere.
+    pub access_log: Option<AccessLog>,
+    draining: Cell<bool>,
+    date: Cell<(u64, [u8; 29])>,
+}
+
+impl Worker {
+    /// The shared state of the calling thread's worker.
+    pub fn new(
+        runtime: &Rc<Runtime>,
+        limits: Limits,
+        metrics: Arc<WorkerMetrics>,
+        access_log: Option<AccessLog>,
+    ) -> Rc<Self> {
+        let runtime = runtime.clone();
+        let date = Cell::new((0, encode::http_date(0)));
+        Rc::new(Worker { runtime, limits, metrics, access_log, draining: Cell::new(false), date })
+    }
+
+    /// Whether the server is going away: replies say `Connection: close`.
+    pub fn draining(&self) -> bool {
+        self.draining.get()
+    }
+
+    /// The Date field's value for now, made once a second.
+    fn date(&self) -> [u8; 29] {
+        let now = self.runtime.wall_clock().duration_since(UNIX_EPOCH).unwrap_or(Duration::ZERO).as_secs();
+        let (second, date) = self.date.get();
+        if second == now {
+            return date;
+        }
+        let date = encode::http_date(now);
+        self.date.set((now, date));
+        date
+    }
+
+    /// Shows what is held now.
+    pub(crate) fn note_resources(&self) {
+        let counts = self.runtime.driver().counts();
+        self.metrics.submissions.set(counts.submissions);
+        self.metrics.completions.set(counts.completions);
+        self.metrics.operations_in_flight.set(self.runtime.driver().slots().in_flight() as u64);
+        self.metrics.receive_buffers_in_use.set(self.runtime.receive_pool().in_use() as u64);
+        self.metrics.transfer_buffers_in_use.set(self.runtime.transfer_pool().in_use() as u64);
+        self.metrics.tasks.set(self.runtime.tasks().live() as u64);
+    }
+
+    /// The time of day.
+    pub fn wall_clock(&self) -> SystemTime {
+        self.runtime.wall_clock()
+    }
+}

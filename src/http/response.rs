@@ -1,0 +1,79 @@
+//! What a handler gives back.
+
+use http::{HeaderName, HeaderValue, StatusCode};
+
+use super::body::Body;
+use crate::proto::http1::encode::ResponseHead;
+
+/// A reply: status, fields and body. Length, coding, connection and date are the server's own affair.
+#[derive(Debug)]
+pub struct Response {
+    pub(super) head: ResponseHead,
+    pub(super) body: Body,
+}
+
+impl Response {
+    /// A reply with this status, without fields or body.
+    pub fn new(status: StatusCode) -> Self {
+        Response { head: ResponseHead::new(status), body: Body::Empty }
+    }
+
+    /// A reply of one line of plain text: the status and its reason, and what the client can do about it.
+    pub fn text(status: StatusCode, text: impl Into<String>) -> Self {
+        let mut text = text.into();
+        text.push('\n');
+        let mut response = Response::new(status);
+        response.head.field("Content-Type", b"text/plain; charset=utf-8");
+        response.head.field("X-Content-Type-Options", b"nosniff");
+        response.body = text.into();
+        response
+    }
+
+    /// A reply with this head, of which the fields are lines already.
+    pub fn from_head(head: ResponseHead) -> Self {
+        Response { head, body: Body::Empty }
+    }
+
+    /// The same reply, with one more field.
+    #[must_use]
+    pub fn field(mut self, name: &'static str, value: impl AsRef<[u8]>) -> Self {
+        self.head.field(name, value.as_ref());
+        self
+    }
+
+    /// The same reply, with one more field in the terms of the `http` crate.
+    #[must_use]
+    pub fn header(mut self, name: &HeaderName, value: &HeaderValue) -> Self {
+        self.head.field(name.as_str(), value.as_bytes());
+        self
+    }
+
+    /// The same reply, with this body.
+    #[must_use]
+    pub fn with_body(mut self, body: impl Into<Body>) -> Self {
+        self.body = body.into();
+        self
+    }
+
+    /// The status.
+    pub fn status(&self) -> StatusCode {
+        self.head.status
+    }
+
+    /// The fields, to look at or to change.
+    pub fn head_mut(&mut self) -> &mut ResponseHead {
+        &mut self.head
+    }
+
+    /// The body.
+    pub fn body(&self) -> &Body {
+        &self.body
+    }
+}
+
+impl<B: Into<Body>> From<http::Response<B>> for Response {
+    fn from(response: http::Response<B>) -> Self {
+        let (parts, body) = response.into_parts();
+        Response { head: ResponseHead::from((parts.status, &parts.headers)), body: body.into() }
+    }
+}

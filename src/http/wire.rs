@@ -1,0 +1,275 @@
+//! One connection while it is busy: its socket, the bytes that have come and are not used yet, and its deadline.
+//!
+//! The wire is shared by the exchange and the request's [`super::BodyReader`]: whoever needs bytes next polls for them, and a
+//! receive that one of them began is finished by the other. It belongs to the wire and not to a reader's future, because
+//! bytes that the kernel has delivered can't be put back.
+
+use std::cell::{Cell, RefCell};
+use std::ops::Range;
+use std::rc::Rc;
+use std::task::{Context, Poll, ready};
+use std::time::{Duration, Instant};
+
+use super::Worker;
+use super::body::Chunk;
+use super::pace::Pace;
+use crate::driver::More;
+use crate::driver::buf::{Available, Buf};
+use crate::driver::op::{Expect, Op};
+use crate::proto::http1::chunked::Decoder;
+use crate::rt::net::{Socket, received};
+use crate::rt::timer::Timer;
+use crate::rt::{Operation, Runtime};
+
+/// A busy connection.
+pub(super) struct Wire {
+    pub(super) socket: Socket,
+    pub(super) worker: Rc<Worker>,
+    pub(super) timer: Timer,
+    pub(super) input: RefCell<Input>,
+    pub(super) incoming: RefCell<Incoming>,
+    receiving: RefCell<Receiving>,
+    /// Bytes of the reply's body that the kernel has taken.
+    pub(super) body_sent: Cell<u64>,
+    /// When the kernel took the reply's first bytes; noted only for the access log.
+    pub(super) first_byte: Cell<Option<Instant>>,
+}
+
+/// Why bytes don't move any more.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Broken {
+    /// The client closed or reset the connection.
+    Gone,
+    /// The client is below its minimum rate.
+    Slow,
+}
+
+/// The body of the request at hand.
+pub(super) struct Incoming {
+    pub(super) framing: BodyState,
+    /// A 100 (Continue) is still owed (F8).
+    pub(super) continue_owed: bool,
+    pub(super) pace: Pace,
+}
+
+/// How far the request's body has been taken off the wire.
+#[derive(Debug)]
+pub(super) enum BodyState {
+    /// All of it: what follows is the next request.
+    Done,
+    /// So many bytes are left.
+    Length(u64),
+    /// Until the last chunk.
+    Chunked(Box<Decoder>),
+    /// It can't be read any further; the connection closes.
+    Broken,
+}
+
+/// A receive in progress.
+enum Receiving {
+    No,
+    Posted { operation: Operation, since: Instant },
+    OutOfBuffers { available: Available },
+}
+
+impl Wire {
+    pub(super) fn new(socket: Socket, worker: &Rc<Worker>, timer: Timer, first: Buf) -> Rc<Self> {
+        let mut input = Input::default();
+        input.push(first);
+        Rc::new(Wire {
+            socket,
+            worker: worker.clone(),
+            timer,
+            input: RefCell::new(input),
+            incoming: RefCell::new(Incoming {
+                framing: BodyState::Done,
+                continue_owed: false,
+                pace: Pace::new(worker.limits.request_min_rate, worker.limits.rate_grace),
+            }),
+            receiving: RefCell::new(Receiving::No),
+            body_sent: Cell::new(0),
+            first_byte: Cell::new(None),
+        })
+    }
+
+    pub(super) fn runtime(&self) -> &Rc<Runtime> {
+        self.socket.runtime()
+    }
+
+    /// Adds the next bytes to the input and answers how many; 0 is the end of the stream. Deadlines are the caller's.
+    pub(super) fn poll_receive(&self, cx: &mut Context<'_>) -> Poll<std::io::Result<usize>> {
+        let mut receiving = self.receiving.borrow_mut();
+        loop {
+            match &mut *receiving {
+                Receiving::No => {
+                    let op = Op::Receive { socket: self.socket.raw(), expect: Expect::Now };
+                    let operation = self.runtime().operate(op);
+                    *receiving = Receiving::Posted { operation, since: self.runtime().now() };
+                }
+                Receiving::OutOfBuffers { available } => {
+                    ready!(std::pin::Pin::new(available).poll(cx));
+                    *receiving = Receiving::No;
+                }
+                Receiving::Posted { operation, .. } => {
+                    let completion = ready!(std::pin::Pin::new(operation).poll(cx));
+                    *receiving = Receiving::No;
+                    match received(completion.result, completion.lease) {
+                        Err(error) if error.raw_os_error() == Some(libc::ENOBUFS) => {
+                            let available = self.runtime().receive_pool().available();
+                            *receiving = Receiving::OutOfBuffers { available };
+                        }
+                        Err(error) => return Poll::Ready(Err(error)),
+                        Ok(None) => return Poll::Ready(Ok(0)),
+                        Ok(Some(buf)) => {
+                            let len = buf.len();
+                            self.input.borrow_mut().push(buf);
+                            return Poll::Ready(Ok(len));
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    /// As [`Wire::poll_receive`], at the pace that the request's body has to keep.
+    pub(super) fn poll_receive_paced(&self, cx: &mut Context<'_>) -> Poll<Result<usize, Broken>> {
+        // While no buffer is free, the server is the one to wait for; so it is before the receive is posted.
+        let posted = || match &*self.receiving.borrow() {
+            Receiving::Posted { since, .. } => Some(*since),
+            _ => None,
+        };
+        let waiting_since = posted();
+        let result = self.poll_receive(cx);
+        let now = self.runtime().now();
+        let mut incoming = self.incoming.borrow_mut();
+        match result {
+            Poll::Pending => {
+                let deadline = posted().unwrap_or(now) + incoming.pace.patience();
+                if deadline <= now {
+                    // Setting the timer again would only make it wait for what has passed.
+                    self.timer.set(None);
+                    return Poll::Ready(Err(Broken::Slow));
+                }
+                self.timer.set(Some(deadline));
+                self.timer.poll_expired(cx).map(|_| Err(Broken::Slow))
+            }
+            Poll::Ready(result) => {
+                self.timer.set(None);
+                let count = result.map_err(|_| Broken::Gone)?;
+                incoming.pace.waited(waiting_since.map_or(Duration::ZERO, |since| now.saturating_duration_since(since)));
+                incoming.pace.moved(count as u64);
+                Poll::Ready(if count == 0 { Err(Broken::Gone) } else { Ok(count) })
+            }
+        }
+    }
+
+    /// Waits until the socket can take more, at the pace that a reader has to keep. Nothing pooled is held meanwhile.
+    pub(super) async fn writable(&self, pace: &mut Pace) -> Result<(), Broken> {
+        self.input.borrow_mut().spill();
+        let since = self.runtime().now();
+        self.timer.set(Some(since + pace.patience()));
+        let result = self.timer.race(self.socket.writable()).await;
+        self.timer.set(None);
+        pace.waited(self.runtime().now().saturating_duration_since(since));
+        result.map_err(|_| Broken::Slow)
+    }
+
+    /// Sends what the socket takes at once.
+    pub(super) fn try_send(&self, bytes: &[u8], more: More) -> std::io::Result<usize> {
+        let sent = self.socket.try_send(bytes, more)?;
+        if self.worker.access_log.is_some() && self.first_byte.get().is_none() {
+            self.first_byte.set(Some(self.runtime().precise_now()));
+        }
+        Ok(sent)
+    }
+
+    /// Sends all of it, waiting for room as often as it takes.
+    pub(super) async fn send_all(&self, mut bytes: &[u8], more: More, pace: &mut Pace) -> Result<(), Broken> {
+        while !bytes.is_empty() {
+            match self.try_send(bytes, more) {
+                Ok(sent) => {
+                    pace.moved(sent as u64);
+                    bytes = &bytes[sent..];
+                }
+                Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => self.writable(pace).await?,
+                Err(_) => return Err(Broken::Gone),
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether a receive is under way: then the socket can't be handed on.
+    pub(super) fn is_receiving(&self) -> bool {
+        !matches!(*self.receiving.borrow(), Receiving::No)
+    }
+}
+
+/// Bytes that have come and are not used yet.
+#[derive(Default)]
+pub(super) struct Input {
+    held: Held,
+    at: usize,
+}
+
+#[derive(Default)]
+enum Held {
+    #[default]
+    Nothing,
+    /// In the receive buffer they came in.
+    Lease(Rc<Buf>),
+    /// On the heap, so that the buffer could go back.
+    Heap(Vec<u8>),
+}
+
+impl Input {
+    /// What is not used yet, contiguous.
+    pub(super) fn unread(&self) -> &[u8] {
+        match &self.held {
+            Held::Nothing => &[],
+            Held::Lease(buf) => &buf[self.at..],
+            Held::Heap(bytes) => &bytes[self.at..],
+        }
+    }
+
+    /// Uses the first `n` bytes up.
+    pub(super) fn consume(&mut self, n: usize) {
+        debug_assert!(n <= self.unread().len());
+        self.at += n;
+        if self.unread().is_empty() {
+            *self = Input::default();
+        }
+    }
+
+    /// Uses the first `used` bytes up and hands out those at `data`, without a copy where they lie in a receive buffer.
+    pub(super) fn take(&mut self, data: Range<usize>, used: usize) -> Chunk {
+        let range = self.at + data.start..self.at + data.end;
+        let chunk = match &self.held {
+            Held::Nothing => Chunk::copied(&[]),
+            Held::Lease(buf) => Chunk::leased(buf.clone(), range),
+            Held::Heap(bytes) => Chunk::copied(&bytes[range]),
+        };
+        self.consume(used);
+        chunk
+    }
+
+    /// Moves what is not used yet out of the receive buffer.
+    pub(super) fn spill(&mut self) {
+        if let Held::Lease(_) = self.held {
+            let bytes = self.unread().to_vec();
+            *self = Input { held: Held::Heap(bytes), at: 0 };
+        }
+    }
+
+    fn push(&mut self, buf: Buf) {
+        if self.unread().is_empty() {
+            *self = Input { held: Held::Lease(Rc::new(buf)), at: 0 };
+            return;
+        }
+        self.spill();
+        if let Held::Heap(bytes) = &mut self.held {
+            bytes.drain(..self.at);
+            bytes.extend_from_slice(&buf);
+        }
+        self.at = 0;
+    }
+}

@@ -1,0 +1,614 @@
+//! The server: binds, starts a worker for each core, and ends in order.
+//!
+//! ```text
+//!   bind ─▶ start: worker 0 ┐                         Handle / signals
+//!                  worker 1 ├─ ready ─▶ serving ◀── orders: drain, serve other routes
+//!                  worker n ┘                └─▶ drained ─▶ joined
+//! ```
+//!
+//! Each worker has its own listening sockets on the same addresses (`SO_REUSEPORT`), so that the kernel spreads connections
+//! and workers share nothing. The admin address is served by the first worker alone. Orders reach a worker through a mailbox
+//! and its wake-up descriptor, and are carried out between two turns.
+
+use std::io::{self, Write as _};
+use std::rc::Rc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc};
+use std::thread;
+
+use nix::sched::{CpuSet, sched_getaffinity, sched_setaffinity};
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use nix::sys::signal::{SigSet, Signal};
+use nix::unistd::Pid;
+
+use crate::config::{self, Config, HandlerConfig, ListenAddress};
+use crate::driver::Setup;
+use crate::driver::slot::{Event, Token};
+use crate::driver::uring::Uring;
+use crate::error::Error;
+use crate::handler::admin::Admin;
+use crate::handler::media::Media;
+use crate::http::connections::Connections;
+use crate::http::{MakeHandler, Worker};
+use crate::limits::Limits;
+use crate::router::Routes;
+use crate::rt::net::{BoundAddress, Listener, Share};
+use crate::rt::offload::Offload;
+use crate::rt::task::{Remote, Tasks};
+use crate::rt::timer::Timer;
+use crate::rt::{Runtime, worker};
+use crate::telemetry::access_log::{AccessLog, Destination, Format};
+use crate::telemetry::metrics::{Metrics, Totals};
+
+/// The token of the deadline for draining; connections use others.
+const OVERDUE: Token = Token(u64::MAX - 1);
+
+/// Collects what a server is to serve.
+pub struct Builder {
+    config: Config,
+    routes: Routes,
+}
+
+impl Builder {
+    /// Adds a handler for every path under `prefix` on any host: an `async fn(Request) -> Response`, or a ready one such as
+    /// [`Media`]. Routes of the configuration stand beside it; the longest prefix wins.
+    #[must_use]
+    pub fn route(mut self, prefix: &str, handler: impl MakeHandler + 'static) -> Self {
+        self.routes.add(None, prefix, Arc::new(handler));
+        self
+    }
+
+    /// Adds a handler for every path under `prefix` on one host.
+    #[must_use]
+    pub fn host_route(mut self, host: &str, prefix: &str, handler: impl MakeHandler + 'static) -> Self {
+        self.routes.add(Some(host.to_owned()), prefix, Arc::new(handler));
+        self
+    }
+
+    /// Checks the configuration and the kernel, and binds the addresses. Nothing is accepted yet.
+    ///
+    /// # Errors
+    /// The operator's fault: what is wrong and what to do instead.
+    pub fn bind(self) -> Result<Server, Error> {
+        let Builder { config, mut routes } = self;
+        config.check()?;
+        check_kernel()?;
+        add_routes(&mut routes, &config)?;
+        let workers = config.workers.get();
+        let mut gates: Vec<Vec<Listener>> = (0..workers).map(|_| Vec::new()).collect();
+        let mut addresses = Vec::new();
+        for address in &config.listen {
+            let listeners = bind_for_all(address, workers)?;
+            addresses.push(listeners[0].bound().clone());
+            gates.iter_mut().zip(listeners).for_each(|(gates, listener)| gates.push(listener));
+        }
+        let admin =
+            config.admin.as_ref().map(|address| bind_for_all(address, 1)).transpose()?.and_then(|mut one| one.pop());
+        let access_log = start_access_log(&config)?;
+        let metrics = Metrics::new(workers, config.limits.memory_ceiling(workers).bytes(), "uring");
+        if let Some(log) = &access_log {
+            metrics.set_access_log(log.clone());
+        }
+        let shared = Arc::new(Shared {
+            admin_address: admin.as_ref().map(|listener| listener.bound().clone()),
+            addresses,
+            mailboxes: (0..workers).map(|_| Mailbox::default()).collect(),
+            metrics,
+            access_log,
+            routes: Mutex::new(routes),
+            config,
+        });
+        Ok(Server { shared, gates, admin })
+    }
+}
+
+/// A server whose addresses are bound.
+pub struct Server {
+    shared: Arc<Shared>,
+    gates: Vec<Vec<Listener>>,
+    admin: Option<Listener>,
+}
+
+struct Shared {
+    config: Config,
+    addresses: Vec<BoundAddress>,
+    admin_address: Option<BoundAddress>,
+    mailboxes: Vec<Mailbox>,
+    metrics: Arc<Metrics>,
+    access_log: Option<AccessLog>,
+    routes: Mutex<Routes>,
+}
+
+impl Server {
+    /// A server with this configuration; routes may be added.
+    pub fn builder(config: Config) -> Builder {
+        Builder { config, routes: Routes::default() }
+    }
+
+    /// Where it listens, with real ports, in the order of the configuration.
+    pub fn addresses(&self) -> &[BoundAddress] {
+        &self.shared.addresses
+    }
+
+    /// A handle that other threads can keep.
+    pub fn handle(&self) -> Handle {
+        Handle(self.shared.clone())
+    }
+
+    /// Serves until it is drained, on threads of its own; the calling thread waits.
+    ///
+    /// # Errors
+    /// When a worker can't start, or can't go on.
+    pub fn run(self) -> Result<(), Error> {
+        self.start()?.wait()
+    }
+
+    /// Starts the workers and returns when all of them accept.
+    ///
+    /// # Errors
+    /// When a worker can't start; those that did are drained.
+    pub fn start(self) -> Result<Running, Error> {
+        let Server { shared, gates, mut admin } = self;
+        raise_descriptor_limit(&shared.config);
+        let offload = Offload::start(shared.config.limits.offload_threads, shared.config.limits.offload_queue)
+            .map_err(|error| Error::server("the offload threads can't be started").because(error))?;
+        let (ready, readiness) = mpsc::channel();
+        let cores = cores_for(gates.len());
+        let mut running = Running { shared: shared.clone(), threads: Vec::new() };
+        let workers = gates.len();
+        for (index, listeners) in gates.into_iter().enumerate() {
+            let seat = WorkerSeat {
+                index,
+                core: cores.get(index).copied(),
+                listeners,
+                admin: admin.take(),
+                shared: shared.clone(),
+                offload: offload.clone(),
+            };
+            let ready = ready.clone();
+            let thread = thread::Builder::new().name(format!("worker-{index}")).spawn(move || seat.work(&ready));
+            match thread {
+                Ok(thread) => running.threads.push(thread),
+                Err(error) => return Err(running.give_up(Error::server("a worker can't be started").because(error))),
+            }
+        }
+        for _ in 0..workers {
+            match readiness.recv() {
+                Ok(Ok(())) => {}
+                Ok(Err(error)) => return Err(running.give_up(error)),
+                Err(_) => return Err(running.give_up(Error::server("a worker ended before it was ready"))),
+            }
+        }
+        Ok(running)
+    }
+}
+
+/// A server that accepts connections.
+pub struct Running {
+    shared: Arc<Shared>,
+    threads: Vec<thread::JoinHandle<Result<(), Error>>>,
+}
+
+impl Running {
+    /// A handle that other threads can keep.
+    pub fn handle(&self) -> Handle {
+        Handle(self.shared.clone())
+    }
+
+    /// Waits until it is drained.
+    ///
+    /// # Errors
+    /// The first failure of a worker; the others are drained then.
+    pub fn wait(self) -> Result<(), Error> {
+        let mut outcome = Ok(());
+        for thread in self.threads {
+            let ended = thread.join().unwrap_or_else(|_| Err(Error::server("a worker panicked")));
+            if ended.is_err() && outcome.is_ok() {
+                outcome = ended;
+                Handle(self.shared.clone()).drain();
+            }
+        }
+        for address in self.shared.addresses.iter().chain(&self.shared.admin_address) {
+            if let BoundAddress::Unix(path) = address {
+                // It may have been replaced or removed; then there is nothing to clean up.
+                let _ = std::fs::remove_file(path);
+            }
+        }
+        if let Some(log) = &self.shared.access_log {
+            log.close();
+        }
+        outcome
+    }
+
+    fn give_up(self, error: Error) -> Error {
+        Handle(self.shared.clone()).drain();
+        // The first error is the one to report.
+        let _ = self.wait();
+        error
+    }
+}
+
+/// A way to a running server from any thread. Cloning clones the handle.
+#[derive(Clone)]
+pub struct Handle(Arc<Shared>);
+
+impl Handle {
+    /// Where it listens, with real ports.
+    pub fn addresses(&self) -> &[BoundAddress] {
+        &self.0.addresses
+    }
+
+    /// Where metrics are answered.
+    pub fn admin_address(&self) -> Option<&BoundAddress> {
+        self.0.admin_address.as_ref()
+    }
+
+    /// Accepts no more; requests under way finish within `shutdown_timeout`, then [`Server::run`] returns.
+    pub fn drain(&self) {
+        self.0.mailboxes.iter().for_each(|mailbox| mailbox.post(Order::Drain));
+    }
+
+    /// What has been counted, over all workers.
+    pub fn metrics(&self) -> Totals {
+        self.0.metrics.totals()
+    }
+
+    /// Everything that has been counted, in the Prometheus text format.
+    pub fn prometheus(&self) -> String {
+        self.0.metrics.prometheus()
+    }
+
+    /// Serves the routes of another configuration from each connection's next request on; requests under way go on as they
+    /// began. Reopens the access log. What else differs needs a restart, and is said in the log.
+    ///
+    /// # Errors
+    /// The operator's fault: the new configuration can't be used, and the old one stays.
+    pub fn reload(&self, config: &Config) -> Result<(), Error> {
+        config.check()?;
+        let mut routes = Routes::default();
+        add_routes(&mut routes, config)?;
+        let old = &self.0.config;
+        let fixed = [
+            ("listen", old.listen == config.listen),
+            ("admin", old.admin == config.admin),
+            ("workers", old.workers == config.workers),
+            ("access_log", old.access_log == config.access_log && old.log_format == config.log_format),
+            ("driver", old.driver == config.driver),
+            ("[limits]", old.limits == config.limits),
+        ];
+        for (name, _) in fixed.iter().filter(|(_, same)| !same) {
+            tracing::warn!("{name} has changed: restart the server to apply it");
+        }
+        *lock(&self.0.routes) = routes;
+        self.0.mailboxes.iter().for_each(|mailbox| mailbox.post(Order::Serve));
+        if let Some(log) = &self.0.access_log {
+            log.reopen();
+        }
+        Ok(())
+    }
+}
+
+/// What a worker is told from outside.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Order {
+    /// Finish.
+    Drain,
+    /// Take the routes anew.
+    Serve,
+}
+
+/// Orders that a worker has not seen yet: one of each kind at most, so that it never grows.
+#[derive(Default)]
+struct Mailbox(Mutex<Pending>);
+
+#[derive(Default)]
+struct Pending {
+    orders: Vec<Order>,
+    worker: Option<Arc<Remote>>,
+}
+
+impl Mailbox {
+    fn post(&self, order: Order) {
+        let mut pending = lock(&self.0);
+        if !pending.orders.contains(&order) {
+            pending.orders.push(order);
+        }
+        if let Some(worker) = &pending.worker {
+            worker.wake_up();
+        }
+    }
+
+    fn take(&self) -> Vec<Order> {
+        std::mem::take(&mut lock(&self.0).orders)
+    }
+
+    /// From now on, a post wakes this worker.
+    fn connect(&self, worker: Arc<Remote>) {
+        worker.wake_up();
+        lock(&self.0).worker = Some(worker);
+    }
+}
+
+/// What a worker is made of, before it is on its thread.
+struct WorkerSeat {
+    index: usize,
+    core: Option<usize>,
+    listeners: Vec<Listener>,
+    admin: Option<Listener>,
+    shared: Arc<Shared>,
+    offload: Offload,
+}
+
+impl WorkerSeat {
+    fn work(self, ready: &mpsc::Sender<Result<(), Error>>) -> Result<(), Error> {
+        if let Some(core) = self.core {
+            pin(core);
+        }
+        let shared = self.shared.clone();
+        let runtime = match self.runtime() {
+            Ok(runtime) => runtime,
+            Err(error) => {
+                // The starter may have given up already.
+                let _ = ready.send(Err(Error::server("a worker can't be started").because(error)));
+                return Ok(());
+            }
+        };
+        let _entered = runtime.enter();
+        let mut agent = self.agent(&runtime);
+        agent.mailbox().connect(runtime.tasks().remote().clone());
+        let _ = ready.send(Ok(()));
+        let result = worker::run(&runtime, &mut agent);
+        // Whatever is left at the deadline ends here: futures first, then the connections that they held.
+        runtime.tasks().shut_down();
+        drop(agent);
+        drop(shared);
+        result.map_err(|error| Error::server("a worker can't go on").because(error))
+    }
+
+    fn runtime(&self) -> io::Result<Rc<Runtime>> {
+        let driver = Uring::new(&setup(&self.shared.config.limits))?;
+        Ok(Runtime::new(Box::new(driver), Tasks::new()?, self.offload.clone()))
+    }
+
+    fn agent(self, runtime: &Rc<Runtime>) -> WorkerAgent {
+        let WorkerSeat { index, listeners, admin, shared, .. } = self;
+        let metrics = shared.metrics.worker(index).clone();
+        let worker = Worker::new(runtime, shared.config.limits.clone(), metrics, shared.access_log.clone());
+        let connections = Connections::new(&worker);
+        let handler = lock(&shared.routes).clone().make(&worker);
+        let gates = listeners.len();
+        for listener in listeners {
+            connections.open_gate(listener, handler.clone());
+        }
+        if let Some(admin) = admin {
+            connections.open_gate(admin, Admin::new(shared.metrics.clone()).make(&worker));
+        }
+        let overdue = Timer::new(runtime);
+        overdue.tell_worker(Some(OVERDUE));
+        WorkerAgent { index, shared, worker, connections, gates, overdue, is_overdue: false }
+    }
+}
+
+/// What one worker does with its events.
+struct WorkerAgent {
+    index: usize,
+    shared: Arc<Shared>,
+    worker: Rc<Worker>,
+    connections: Connections,
+    /// Gates that serve the routes; the admin gate comes after them.
+    gates: usize,
+    overdue: Timer,
+    is_overdue: bool,
+}
+
+impl WorkerAgent {
+    fn mailbox(&self) -> &Mailbox {
+        &self.shared.mailboxes[self.index]
+    }
+
+    fn drain(&mut self) {
+        if !self.worker.draining() {
+            self.overdue.set_after(self.worker.limits.shutdown_timeout);
+            self.connections.drain();
+        }
+    }
+
+    fn serve_routes(&self) {
+        let handler = lock(&self.shared.routes).clone().make(&self.worker);
+        (0..self.gates).for_each(|gate| self.connections.replace_handler(gate, handler.clone()));
+    }
+}
+
+impl worker::Agent for WorkerAgent {
+    fn completed(&mut self, event: Event) {
+        self.connections.completed(event);
+    }
+
+    fn expired(&mut self, token: Token) {
+        if token == OVERDUE {
+            tracing::warn!(connections = self.connections.len(), "the time for draining is over: cutting what is left");
+            self.is_overdue = true;
+        } else {
+            self.connections.expired(token);
+        }
+    }
+
+    fn woken(&mut self) {
+        for order in self.mailbox().take() {
+            match order {
+                Order::Drain => self.drain(),
+                Order::Serve => self.serve_routes(),
+            }
+        }
+    }
+
+    fn turned(&mut self) {
+        self.worker.note_resources();
+    }
+
+    fn finished(&self) -> bool {
+        self.is_overdue || (self.worker.draining() && self.connections.is_empty())
+    }
+}
+
+/// Serves a configuration until a signal ends it: what the binary does. `reread` gives the configuration as it is now, for
+/// SIGHUP.
+///
+/// # Errors
+/// The operator's fault when it can't start; the server's when a worker fails.
+pub fn run(config: Config, reread: impl Fn() -> Result<Config, Error> + Send + 'static) -> Result<(), Error> {
+    let signals = SigSet::from_iter([Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP]);
+    // Blocked before the first thread starts, so that every thread inherits it and only the waiting one is told.
+    signals.thread_block().map_err(|error| Error::server("signals can't be blocked").because(error))?;
+    let running = Server::builder(config).bind()?.start()?;
+    let handle = running.handle();
+    let mut lines: String = handle.addresses().iter().map(|address| format!("listening on {address}\n")).collect();
+    if let Some(admin) = handle.admin_address() {
+        lines.push_str(&format!("admin on {admin}\n"));
+    }
+    // A reader that has gone away is no reason not to serve.
+    let _ = io::stdout().write_all(lines.as_bytes()).and_then(|()| io::stdout().flush());
+    thread::Builder::new()
+        .name("signals".to_owned())
+        .spawn(move || obey_signals(&signals, &handle, &reread))
+        .map_err(|error| Error::server("the signal thread can't be started").because(error))?;
+    running.wait()
+}
+
+fn obey_signals(signals: &SigSet, handle: &Handle, reread: &dyn Fn() -> Result<Config, Error>) {
+    while let Ok(signal) = signals.wait() {
+        if signal != Signal::SIGHUP {
+            tracing::info!(%signal, "draining");
+            handle.drain();
+            continue;
+        }
+        match reread().and_then(|config| handle.reload(&config)) {
+            Ok(()) => tracing::info!("the configuration was read again"),
+            Err(error) => {
+                tracing::error!(error = error.report(), "the new configuration is refused; the old one stays")
+            }
+        }
+    }
+}
+
+fn add_routes(routes: &mut Routes, config: &Config) -> Result<(), Error> {
+    for route in &config.routes {
+        let HandlerConfig::Media(media) = &route.handler;
+        routes.add(route.host.clone(), &route.prefix, Arc::new(Media::new(media.clone())?));
+    }
+    Ok(())
+}
+
+/// A listener for each worker on one address.
+fn bind_for_all(address: &ListenAddress, workers: usize) -> Result<Vec<Listener>, Error> {
+    let bound = match address {
+        ListenAddress::Tcp(address) => bind_tcp(*address, workers),
+        ListenAddress::Unix(path) => Listener::unix(path).and_then(|first| share(first, workers)),
+    };
+    bound.map_err(|error| {
+        let what = match error.kind() {
+            io::ErrorKind::AddrInUse => "is taken: stop what listens there, or choose another address",
+            io::ErrorKind::PermissionDenied => {
+                "may not be bound: choose a port from 1024 up, or give the binary CAP_NET_BIND_SERVICE"
+            }
+            io::ErrorKind::AddrNotAvailable => "is not an address of this machine: choose one that is, or 0.0.0.0",
+            _ => "can't be bound",
+        };
+        Error::operator(format!("{address} {what}")).because(error)
+    })
+}
+
+fn bind_tcp(address: std::net::SocketAddr, workers: usize) -> io::Result<Vec<Listener>> {
+    let alone = Listener::tcp(address, Share::Alone)?;
+    let BoundAddress::Tcp(real) = *alone.bound() else { return share(alone, workers) };
+    if workers == 1 {
+        return Ok(vec![alone]);
+    }
+    // That it could be bound alone shows that no other server shares the address; now it is shared among our own.
+    drop(alone);
+    (0..workers).map(|_| Listener::tcp(real, Share::PerWorker)).collect()
+}
+
+/// One queue for all workers: what a path in the file system allows.
+fn share(first: Listener, workers: usize) -> io::Result<Vec<Listener>> {
+    let mut listeners = (1..workers).map(|_| first.try_clone()).collect::<io::Result<Vec<_>>>()?;
+    listeners.push(first);
+    Ok(listeners)
+}
+
+fn start_access_log(config: &Config) -> Result<Option<AccessLog>, Error> {
+    let destination = match &config.access_log {
+        config::AccessLog::Off => return Ok(None),
+        config::AccessLog::Stdout => Destination::Stdout,
+        config::AccessLog::File(path) => Destination::File(path.clone()),
+    };
+    let format = match config.log_format {
+        config::LogFormat::Text => Format::Text,
+        config::LogFormat::Json => Format::Json,
+    };
+    AccessLog::start(destination, format, config.limits.access_log_buffer).map(Some).map_err(|error| {
+        Error::operator(format!("the access log {} can't be opened", config.access_log)).because(error)
+    })
+}
+
+/// Says early, and in one line, when this kernel or this container has no io_uring.
+fn check_kernel() -> Result<(), Error> {
+    let smallest = Setup { in_flight: 1, receive_buffers: (1, 4096), transfer_buffers: (1, 4096) };
+    Uring::new(&smallest).map(drop).map_err(|error| {
+        let what = match error.raw_os_error() {
+            Some(libc::ENOSYS) => "this kernel has no io_uring: Linux 5.19 or newer is needed",
+            Some(libc::EPERM | libc::EACCES) => {
+                "io_uring is switched off here: allow it in the container's seccomp profile and set sysctl kernel.io_uring_disabled to 0"
+            }
+            Some(libc::ENOMEM) => "there is not enough lockable memory for io_uring: raise `ulimit -l`",
+            _ => "io_uring can't be used here",
+        };
+        Error::operator(what).because(error)
+    })
+}
+
+fn setup(limits: &Limits) -> Setup {
+    let receive_buffers = u16::try_from(limits.receive_buffers.next_power_of_two()).unwrap_or(1 << 15);
+    Setup {
+        // A receive for each connection, and an operation or two for each that is busy.
+        in_flight: limits.connections.saturating_mul(2),
+        receive_buffers: (receive_buffers, limits.receive_buffer_len),
+        transfer_buffers: (u16::try_from(limits.transfer_buffers).unwrap_or(u16::MAX), limits.high_water_mark),
+    }
+}
+
+/// One core for each worker, if there are exactly as many; otherwise the scheduler knows better.
+fn cores_for(workers: usize) -> Vec<usize> {
+    let Ok(allowed) = sched_getaffinity(Pid::from_raw(0)) else { return Vec::new() };
+    let cores: Vec<usize> = (0..CpuSet::count()).filter(|core| allowed.is_set(*core).unwrap_or(false)).collect();
+    if cores.len() == workers { cores } else { Vec::new() }
+}
+
+fn pin(core: usize) {
+    let mut set = CpuSet::new();
+    let pinned = set.set(core).and_then(|()| sched_setaffinity(Pid::from_raw(0), &set));
+    if let Err(error) = pinned {
+        tracing::info!(%error, core, "a worker is not pinned");
+    }
+}
+
+/// Every connection and every cached file is a descriptor: takes what the hard limit allows.
+fn raise_descriptor_limit(config: &Config) {
+    let per_worker = config.limits.connections.saturating_add(config.limits.open_files);
+    let wanted = (per_worker.saturating_mul(config.workers.get()) as u64).saturating_add(64);
+    let Ok((soft, hard)) = getrlimit(Resource::RLIMIT_NOFILE) else { return };
+    if soft >= wanted {
+        return;
+    }
+    let reachable = wanted.min(hard);
+    if setrlimit(Resource::RLIMIT_NOFILE, reachable, hard).is_err() || reachable < wanted {
+        tracing::warn!(
+            wanted,
+            limit = reachable,
+            "fewer descriptors than connections and cached files: accepting will pause when they run out"
+        );
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
