@@ -15,6 +15,7 @@ use std::process::ExitCode;
 use std::str::FromStr;
 
 use clap::Parser;
+use clap::error::ErrorKind;
 
 use crate::config::{self, Config, Overrides};
 use crate::error::Error;
@@ -25,8 +26,9 @@ use crate::server;
 pub fn main() -> ExitCode {
     let arguments = match Arguments::try_parse() {
         Ok(arguments) => arguments,
+        Err(answer) if is_complaint(&answer) => return fail(&Error::operator(complaint(&answer)), 2),
         Err(answer) => {
-            // Help and version come this way too. A reader that went away is no failure of ours.
+            // Help and version. A reader that went away is no failure of ours.
             let _ = answer.print();
             return ExitCode::from(if answer.use_stderr() { 2 } else { 0 });
         }
@@ -45,6 +47,21 @@ pub fn main() -> ExitCode {
             Err(error) => fail(&error, 1),
         },
     }
+}
+
+/// Whether something is wrong with the arguments, rather than help or the version being asked for.
+fn is_complaint(answer: &clap::Error) -> bool {
+    answer.use_stderr() && answer.kind() != ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand
+}
+
+/// What clap says of wrong arguments, its tip included, as the one line that every wrong use is answered with.
+fn complaint(answer: &clap::Error) -> String {
+    let text = answer.to_string();
+    let said =
+        text.lines().map(str::trim).take_while(|line| !line.starts_with("Usage:") && !line.starts_with("For more"));
+    let said = said.map(|line| line.trim_start_matches("error: ").trim_start_matches("tip: "));
+    let said: Vec<&str> = said.filter(|line| !line.is_empty()).collect();
+    format!("{}; --help says what there is", said.join("; "))
 }
 
 fn serve(flags: Flags) -> Result<(), Error> {

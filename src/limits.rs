@@ -128,6 +128,8 @@ impl Limits {
     pub const RANGES_OUT_OF_ORDER: usize = 10;
     /// Ranges closer than this many bytes are sent as one: a part's own head costs as much (R9, RFC 9110 §15.3.7.2).
     pub const RANGE_COALESCE_GAP: u64 = 80;
+    /// Connections to the admin address that are admitted beyond the limit: an operator looks when it is full.
+    pub const ADMIN_RESERVE: usize = 8;
     /// Connections over the limit that are still told so, at a time; more are closed without a word.
     pub const TURNED_AWAY: usize = 64;
     /// Workers of one server.

@@ -106,7 +106,7 @@ fn unescaped(escape: &[u8]) -> Option<u8> {
 fn host_of(authority: &str) -> &str {
     match authority.rsplit_once(':') {
         Some((host, port))
-            if port.bytes().all(|b| b.is_ascii_digit()) && !(host.starts_with('[') && !host.ends_with(']')) =>
+            if port.bytes().all(|b| b.is_ascii_digit()) && (!host.starts_with('[') || host.ends_with(']')) =>
         {
             host
         }

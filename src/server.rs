@@ -69,10 +69,10 @@ impl Builder {
     /// # Errors
     /// The operator's fault: what is wrong and what to do instead.
     pub fn bind(self) -> Result<Server, Error> {
-        let Builder { config, mut routes } = self;
+        let Builder { config, routes: own_routes } = self;
         config.check()?;
         check_kernel()?;
-        add_routes(&mut routes, &config)?;
+        let routes = with_configured(&own_routes, &config)?;
         let workers = config.workers.get();
         let mut gates: Vec<Vec<Listener>> = (0..workers).map(|_| Vec::new()).collect();
         let mut addresses = Vec::new();
@@ -94,6 +94,7 @@ impl Builder {
             mailboxes: (0..workers).map(|_| Mailbox::default()).collect(),
             metrics,
             access_log,
+            own_routes,
             routes: Mutex::new(routes),
             config,
         });
@@ -115,6 +116,8 @@ struct Shared {
     mailboxes: Vec<Mailbox>,
     metrics: Arc<Metrics>,
     access_log: Option<AccessLog>,
+    /// Those that were added in code, which no configuration takes away.
+    own_routes: Routes,
     routes: Mutex<Routes>,
 }
 
@@ -257,15 +260,14 @@ impl Handle {
         self.0.metrics.prometheus()
     }
 
-    /// Serves the routes of another configuration from each connection's next request on; requests under way go on as they
-    /// began. Reopens the access log. What else differs needs a restart, and is said in the log.
+    /// Serves the routes of another configuration, beside those that were added in code, from each connection's next request
+    /// on; requests under way go on as they began. Reopens the access log. What else differs needs a restart, and is said in the log.
     ///
     /// # Errors
     /// The operator's fault: the new configuration can't be used, and the old one stays.
     pub fn reload(&self, config: &Config) -> Result<(), Error> {
         config.check()?;
-        let mut routes = Routes::default();
-        add_routes(&mut routes, config)?;
+        let routes = with_configured(&self.0.own_routes, config)?;
         let old = &self.0.config;
         let fixed = [
             ("listen", old.listen == config.listen),
@@ -377,10 +379,11 @@ impl WorkerSeat {
         let handler = lock(&shared.routes).clone().make(&worker);
         let gates = listeners.len();
         for listener in listeners {
-            connections.open_gate(listener, handler.clone());
+            connections.open_gate(listener, handler.clone(), 0);
         }
         if let Some(admin) = admin {
-            connections.open_gate(admin, Admin::new(shared.metrics.clone()).make(&worker));
+            let handler = Admin::new(shared.metrics.clone()).make(&worker);
+            connections.open_gate(admin, handler, Limits::ADMIN_RESERVE);
         }
         let overdue = Timer::new(runtime);
         overdue.tell_worker(Some(OVERDUE));
@@ -490,12 +493,13 @@ fn obey_signals(signals: &SigSet, handle: &Handle, reread: &dyn Fn() -> Result<C
     }
 }
 
-fn add_routes(routes: &mut Routes, config: &Config) -> Result<(), Error> {
+fn with_configured(own: &Routes, config: &Config) -> Result<Routes, Error> {
+    let mut routes = own.clone();
     for route in &config.routes {
         let HandlerConfig::Media(media) = &route.handler;
         routes.add(route.host.clone(), &route.prefix, Arc::new(Media::new(media.clone())?));
     }
-    Ok(())
+    Ok(routes)
 }
 
 /// A listener for each worker on one address.

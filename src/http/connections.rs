@@ -46,6 +46,8 @@ struct Gate {
     is_tcp: bool,
     accept: Option<Slot>,
     handler: Rc<dyn Handler>,
+    /// Connections that are admitted here beyond the limit.
+    reserve: usize,
 }
 
 struct Record {
@@ -91,10 +93,14 @@ impl Connections {
         }))
     }
 
-    /// Accepts on this listener from now on; its connections are served by `handler`.
-    pub fn open_gate(&self, listener: Listener, handler: Rc<dyn Handler>) {
+    /// Accepts on this listener from now on; its connections are served by `handler`. `reserve` of them are admitted beyond
+    /// the limit on all connections.
+    pub fn open_gate(&self, listener: Listener, handler: Rc<dyn Handler>, reserve: usize) {
         let is_tcp = matches!(listener.bound(), BoundAddress::Tcp(_));
         self.add_gate(listener.into_raw(), is_tcp, handler);
+        if let Some(gate) = self.0.gates.borrow_mut().last_mut() {
+            gate.reserve = reserve;
+        }
     }
 
     pub(crate) fn add_gate(&self, listener: std::os::fd::RawFd, is_tcp: bool, handler: Rc<dyn Handler>) {
@@ -109,7 +115,7 @@ impl Connections {
             }
         }
         let listener = Some(Descriptor { raw: listener, runtime: worker.runtime.clone() });
-        self.0.gates.borrow_mut().push(Gate { listener, is_tcp, accept: None, handler });
+        self.0.gates.borrow_mut().push(Gate { listener, is_tcp, accept: None, handler, reserve: 0 });
         self.accept();
     }
 
@@ -199,11 +205,14 @@ impl Connections {
     fn admit(&self, gate: usize, socket: Socket) {
         let metrics = &self.0.worker.metrics;
         metrics.connections_accepted.increment();
-        if self.len() >= self.0.worker.limits.connections {
+        let (is_tcp, reserve) = {
+            let gate = &self.0.gates.borrow()[gate];
+            (gate.is_tcp, gate.reserve)
+        };
+        if self.len() >= self.0.worker.limits.connections + reserve {
             metrics.connections_refused.increment();
             return self.refuse(socket);
         }
-        let is_tcp = self.0.gates.borrow()[gate].is_tcp;
         let peer = if is_tcp { self.0.worker.runtime.driver().peer(socket.raw()).ok().flatten() } else { None };
         let key = self.0.records.borrow_mut().insert(Record { gate, peer, state: State::Busy });
         self.rest(key, socket, Timer::new(&self.0.worker.runtime), Expect::Now);
@@ -365,11 +374,11 @@ impl Purpose {
             Purpose::Idle(key) => (2, key),
             Purpose::Pause => (3, 0),
         };
-        Token(kind << 56 | key as u64)
+        Token((kind << 56) | key as u64)
     }
 
     fn of(token: Token) -> Self {
-        let key = (token.0 & (1 << 56) - 1) as usize;
+        let key = (token.0 & ((1 << 56) - 1)) as usize;
         match token.0 >> 56 {
             0 => Purpose::Accept(key),
             1 => Purpose::Receive(key),

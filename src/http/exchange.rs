@@ -22,7 +22,7 @@ use super::connections::Seat;
 use super::pace::Pace;
 use super::send::{self, Unsent, unless_hung_up};
 use super::wire::{BodyState, Broken, Wire};
-use super::{Answer, Handler, Request, Response};
+use super::{Answer, Request, Response};
 use crate::driver::More;
 use crate::limits::Limits;
 use crate::proto::http1::chunked::{ChunkLimits, Decoder};
@@ -63,21 +63,23 @@ pub(super) async fn serve(seat: Seat, wire: Rc<Wire>) {
 }
 
 async fn exchange(wire: &Rc<Wire>, seat: &Seat) -> Next {
-    let head = match read_head(wire).await {
-        Ok(head) => head,
+    // What has come may hold the whole head; only otherwise is there something to wait for.
+    let head = match parse_head(wire, &mut HeadParser::default()).transpose() {
+        Some(head) => head,
+        None => Box::pin(read_head(wire)).await,
+    };
+    let (mut account, answer) = match head.and_then(|head| ask(wire, seat, head)) {
+        Ok(asked) => asked,
         Err(NoHead::Left) => return Next::Close,
-        Err(NoHead::Refused(status, why)) => return Box::pin(refuse(wire, seat, None, status, &why)).await,
+        Err(NoHead::Refused(refusal)) => return Box::pin(refuse(wire, seat, refusal)).await,
     };
-    let (framing, continue_owed) = match (framing::of_request(&head), framing::expects_continue(&head)) {
-        (Ok(framing), Ok(expected)) => (framing, expected && framing != Framing::Empty),
-        (Err(error), _) | (_, Err(error)) => {
-            return Box::pin(refuse(wire, seat, Some(&head), error.status(), &error.to_string())).await;
-        }
+    let answered = match answer {
+        Ok(Answer::Now(response)) => Ok(Ok(response)),
+        Ok(Answer::Later(future)) => unless_hung_up(wire, AssertUnwindSafe(future).catch_unwind()).await,
+        Err(panic) => Ok(Err(panic)),
     };
-    expect_body(wire, framing, continue_owed);
-    let mut account = Account::open(wire, seat, Some(&head));
-    match answer(wire, Request::new(head, seat.peer(), wire.clone()), &*seat.handler()).await {
-        Ok(response) => reply(wire, &mut account, response).await,
+    match answered {
+        Ok(response) => reply(wire, &mut account, response.unwrap_or_else(|_| panicked(wire))).await,
         Err(broken) => {
             account.close(outcome_of(broken));
             Next::Close
@@ -85,13 +87,39 @@ async fn exchange(wire: &Rc<Wire>, seat: &Seat) -> Next {
     }
 }
 
-/// Answers what is no request, or none that can be served, and closes. The head is there if it was sound.
-async fn refuse(wire: &Wire, seat: &Seat, head: Option<&RequestHead>, status: StatusCode, why: &str) -> Next {
+/// Decides what follows the head, and asks the handler.
+fn ask<'a>(
+    wire: &'a Rc<Wire>,
+    seat: &'a Seat,
+    head: RequestHead,
+) -> Result<(Account<'a>, std::thread::Result<Answer>), NoHead> {
+    let (framing, continue_owed) = match (framing::of_request(&head), framing::expects_continue(&head)) {
+        (Ok(framing), Ok(expected)) => (framing, expected && framing != Framing::Empty),
+        (Err(error), _) | (_, Err(error)) => {
+            let (status, why, is_head) = (error.status(), error.to_string(), head.method == Method::HEAD);
+            return Err(NoHead::Refused(Refusal { status, why, is_head }));
+        }
+    };
+    expect_body(wire, framing, continue_owed);
+    let account = Account::open(wire, seat, Some(&head));
+    let request = Request::new(head, seat.peer(), wire.clone());
+    // What panics is dropped right after, and shares nothing that it could leave half-changed but its own state.
+    let answer = catch_unwind(AssertUnwindSafe(|| seat.handler().call(request)));
+    Ok((account, answer))
+}
+
+fn panicked(wire: &Wire) -> Response {
+    wire.worker.metrics.handler_panics.increment();
+    Response::text(StatusCode::INTERNAL_SERVER_ERROR, "The server failed to answer.")
+}
+
+/// Answers what is no request, or none that can be served, and closes.
+async fn refuse(wire: &Wire, seat: &Seat, refusal: Refusal) -> Next {
     wire.incoming.borrow_mut().framing = BodyState::Broken;
     wire.worker.metrics.requests_malformed.increment();
     let mut account = Account::open(wire, seat, None);
-    account.is_head = head.is_some_and(|head| head.method == Method::HEAD);
-    reply(wire, &mut account, Response::text(status, why)).await
+    account.is_head = refusal.is_head;
+    reply(wire, &mut account, Response::text(refusal.status, refusal.why)).await
 }
 
 /// What is kept of a request after the handler has taken it: how to frame the reply, and what the access log says. The line
@@ -170,6 +198,14 @@ impl<'a> Account<'a> {
 impl Drop for Account<'_> {
     fn drop(&mut self) {
         self.wire.worker.metrics.transfers.decrement();
+        if self.outcome == Outcome::ShutDown {
+            // Cut at the deadline, or by a panic in the body's stream: it must not look like the end of the reply.
+            self.wire.socket.reset_on_close();
+        }
+        if std::thread::panicking() {
+            self.wire.worker.metrics.handler_panics.increment();
+            self.outcome = Outcome::Failed;
+        }
         let Some(log) = &self.wire.worker.access_log else { return };
         let logged = self.logged.as_ref();
         let malformed = logged.is_none() && self.outcome == Outcome::Complete;
@@ -195,37 +231,57 @@ impl Drop for Account<'_> {
 enum NoHead {
     /// The client went before it was whole.
     Left,
-    /// It is answered with this status and reason.
-    Refused(StatusCode, String),
+    /// There is none that can be served.
+    Refused(Refusal),
 }
 
-async fn read_head(wire: &Wire) -> Result<RequestHead, NoHead> {
+/// What is answered to it.
+struct Refusal {
+    status: StatusCode,
+    why: String,
+    /// Whether it is known to be a HEAD request, whose reply has no body.
+    is_head: bool,
+}
+
+/// Parses what has come; `None` when it is not whole. Then the receive buffer goes back: it does not wait for a client.
+fn parse_head(wire: &Wire, parser: &mut HeadParser) -> Result<Option<RequestHead>, NoHead> {
     let limits = &wire.worker.limits;
     let bounds = HeadLimits { target_len: limits.target_len, head_len: limits.head_len, fields: limits.head_fields };
-    let mut parser = HeadParser::default();
-    let mut deadline = None;
-    loop {
-        {
-            let mut input = wire.input.borrow_mut();
-            match parser.parse(input.unread(), &bounds) {
-                Ok(Some((head, used))) => {
-                    input.consume(used);
-                    break Ok(head);
-                }
-                Ok(None) => input.spill(),
-                Err(error) => break Err(NoHead::Refused(error.status(), error.to_string())),
-            }
+    let mut input = wire.input.borrow_mut();
+    match parser.parse(input.unread(), &bounds) {
+        Ok(Some((head, used))) => {
+            input.consume(used);
+            Ok(Some(head))
         }
-        wire.timer.set(Some(*deadline.get_or_insert(wire.runtime().now() + limits.head_timeout)));
+        Ok(None) => {
+            input.spill();
+            Ok(None)
+        }
+        Err(error) => {
+            let (status, why) = (error.status(), error.to_string());
+            Err(NoHead::Refused(Refusal { status, why, is_head: false }))
+        }
+    }
+}
+
+/// Receives until the head is whole, within its deadline.
+async fn read_head(wire: &Wire) -> Result<RequestHead, NoHead> {
+    let mut parser = HeadParser::default();
+    let deadline = wire.runtime().now() + wire.worker.limits.head_timeout;
+    loop {
+        wire.timer.set(Some(deadline));
         let received = wire.timer.race(std::future::poll_fn(|cx| wire.poll_receive(cx))).await;
         wire.timer.set(None);
         match received {
-            Ok(Ok(0) | Err(_)) => break Err(NoHead::Left),
+            Ok(Ok(0) | Err(_)) => return Err(NoHead::Left),
             Ok(Ok(_)) => {}
             Err(_) => {
                 let why = "The head of the request did not come in time.".to_owned();
-                break Err(NoHead::Refused(StatusCode::REQUEST_TIMEOUT, why));
+                return Err(NoHead::Refused(Refusal { status: StatusCode::REQUEST_TIMEOUT, why, is_head: false }));
             }
+        }
+        if let Some(head) = parse_head(wire, &mut parser)? {
+            return Ok(head);
         }
     }
 }
@@ -245,22 +301,9 @@ fn expect_body(wire: &Wire, framing: Framing, continue_owed: bool) {
     };
 }
 
-async fn answer(wire: &Wire, request: Request, handler: &dyn Handler) -> Result<Response, Broken> {
-    // What panicked is dropped right after, and shares nothing that it could leave half-changed but its own state.
-    let answered = match catch_unwind(AssertUnwindSafe(|| handler.call(request))) {
-        Ok(Answer::Now(response)) => Ok(response),
-        Ok(Answer::Later(future)) => unless_hung_up(wire, AssertUnwindSafe(future).catch_unwind()).await?,
-        Err(panic) => Err(panic),
-    };
-    Ok(answered.unwrap_or_else(|_| {
-        wire.worker.metrics.handler_panics.increment();
-        Response::text(StatusCode::INTERNAL_SERVER_ERROR, "The server failed to answer.")
-    }))
-}
-
 async fn reply(wire: &Wire, account: &mut Account<'_>, response: Response) -> Next {
     let Response { head, body } = response;
-    let persistence = persistence(wire, account.keeps_alive && !asks_to_close(&head));
+    let persistence = persistence(wire, account.keeps_alive && !head.closes());
     let (body, payload) = frame(head.status, account, body);
     let mut bytes = Vec::new();
     encode::encode(&mut bytes, account.version, &head, Some(&wire.worker.date()), payload, persistence);
@@ -305,18 +348,16 @@ fn persistence(wire: &Wire, keeps_alive: bool) -> Persistence {
     if keeps { Persistence::KeepAlive } else { Persistence::Close }
 }
 
-/// A handler may end the connection by saying so in its reply; the field itself is the server's to write.
-fn asks_to_close(head: &ResponseHead) -> bool {
-    head.get("Connection").is_some_and(|value| value.eq_ignore_ascii_case(b"close"))
-}
-
 async fn after_reply(wire: &Wire, persistence: Persistence) -> Next {
     let unread_body = !matches!(wire.incoming.borrow().framing, BodyState::Done | BodyState::Length(0));
     match persistence {
         Persistence::Close => Next::Linger,
         Persistence::KeepAlive if unread_body && !Box::pin(drain(wire)).await => Next::Linger,
-        Persistence::KeepAlive if wire.input.borrow().unread().is_empty() => Next::Park,
-        Persistence::KeepAlive => Next::Request,
+        Persistence::KeepAlive if !wire.input.borrow().unread().is_empty() => Next::Request,
+        // The client was told that the connection goes on, and may have sent more: closing over it would cost it the reply's
+        // end (F9).
+        Persistence::KeepAlive if wire.worker.draining() => Next::Linger,
+        Persistence::KeepAlive => Next::Park,
     }
 }
 

@@ -58,31 +58,80 @@ impl From<Broken> for Unsent {
 /// # Errors
 /// See [`Unsent`].
 pub(super) async fn reply(wire: &Wire, head: &[u8], body: Body, payload: Payload) -> Result<(), Unsent> {
+    match at_once(wire, head, &body)? {
+        Sent::Whole => Ok(()),
+        Sent::Part(sent) => Box::pin(rest(wire, head, body, payload, sent)).await,
+    }
+}
+
+/// How far a reply got without waiting.
+enum Sent {
+    Whole,
+    /// So many bytes of head and body together.
+    Part(usize),
+}
+
+/// Sends head and body as one, if they are small, at hand, and a buffer is free. Nothing is waited for.
+fn at_once(wire: &Wire, head: &[u8], body: &Body) -> Result<Sent, Unsent> {
+    let len = match body.len().and_then(|len| usize::try_from(len).ok()) {
+        Some(len) if len <= Limits::SMALL_REPLY_LEN => len,
+        _ => return Ok(Sent::Part(0)),
+    };
+    let pool = wire.runtime().transfer_pool();
+    let buf = if head.len() + len <= pool.block_len() { pool.try_take() } else { None };
+    let Some(mut buf) = buf else { return Ok(Sent::Part(0)) };
+    buf.append(head);
+    let complete = match body {
+        Body::Empty => true,
+        Body::Bytes(bytes) => buf.append(bytes) == len,
+        Body::File(region) => append_resident(&mut buf, region, len),
+        Body::Segments(_) | Body::Stream { .. } => false,
+    };
+    if !complete {
+        return Ok(Sent::Part(0));
+    }
+    let sent = match wire.try_send(&buf, More::No) {
+        Ok(sent) => sent,
+        Err(error) if error.kind() == io::ErrorKind::WouldBlock => 0,
+        Err(_) => return Err(Broken::Gone.into()),
+    };
+    count(wire, sent.saturating_sub(head.len()));
+    Ok(if sent == buf.len() { Sent::Whole } else { Sent::Part(sent) })
+}
+
+/// Whether all of the region was in the page cache and is now in the buffer.
+fn append_resident(buf: &mut Buf, region: &FileRegion, len: usize) -> bool {
+    match region.file.read_resident(region.range.start, &mut buf.spare_mut()[..len]) {
+        Ok(read) => {
+            buf.advance(read);
+            read == len
+        }
+        // Cold, shrunk or broken: the path that can wait finds out which.
+        Err(_) => false,
+    }
+}
+
+/// Sends what [`at_once`] did not, waiting for the disk and for the client.
+async fn rest(wire: &Wire, head: &[u8], body: Body, payload: Payload, sent: usize) -> Result<(), Unsent> {
     let mut sending =
         Sending { wire, pace: Pace::new(wire.worker.limits.reply_min_rate, wire.worker.limits.rate_grace) };
+    let (head, of_body) = (&head[sent.min(head.len())..], sent.saturating_sub(head.len()));
     match body {
         Body::Empty => sending.all(head, More::No).await,
-        Body::Bytes(bytes) if bytes.len() <= COPIED_ITEM_LEN => {
-            sending.all(&[head, &bytes].concat(), More::No).await?;
-            count(wire, bytes.len());
-            Ok(())
-        }
         Body::Bytes(bytes) => {
             sending.all(head, More::Follows).await?;
-            sending.bytes(&bytes, More::No).await
+            sending.bytes(&bytes[of_body..], More::No).await
         }
-        Body::File(region) => match sending.small_buffer(head.len(), &region) {
-            Some(buf) => sending.small(head, &region, buf).await,
-            None => {
-                sending.all(head, More::Follows).await?;
-                Box::pin(sending.region(region)).await
-            }
-        },
+        Body::File(mut region) => {
+            region.range.start += of_body as u64;
+            sending.all(head, if region.range.is_empty() { More::No } else { More::Follows }).await?;
+            sending.region(region).await
+        }
         Body::Segments(segments) => {
             sending.all(head, More::Follows).await?;
-            Box::pin(sending.segments(segments)).await
+            sending.segments(segments).await
         }
-        Body::Stream { items, .. } => Box::pin(sending.stream(head, items, payload)).await,
+        Body::Stream { items, .. } => sending.stream(head, items, payload).await,
     }
 }
 
@@ -127,60 +176,6 @@ impl Sending<'_> {
             }
         }
         Ok(())
-    }
-
-    /// A buffer for head and body together, if they are small and one is free now.
-    fn small_buffer(&self, head_len: usize, region: &FileRegion) -> Option<Buf> {
-        let pool = self.wire.runtime().transfer_pool();
-        let len = usize::try_from(region.range.len()).ok().filter(|len| *len <= Limits::SMALL_REPLY_LEN)?;
-        if head_len + len <= pool.block_len() { pool.try_take() } else { None }
-    }
-
-    async fn small(&mut self, head: &[u8], region: &FileRegion, mut buf: Buf) -> Result<(), Unsent> {
-        buf.append(head);
-        let buf = self.fill(region, buf, head.len() + region.range.len() as usize).await?;
-        let sent = match self.wire.try_send(&buf, More::No) {
-            Ok(sent) => sent,
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => 0,
-            Err(_) => return Err(Broken::Gone.into()),
-        };
-        let whole = sent == buf.len();
-        drop(buf);
-        let of_body = sent.saturating_sub(head.len());
-        count(self.wire, of_body);
-        if whole {
-            return Ok(());
-        }
-        self.all(&head[sent.min(head.len())..], More::Follows).await?;
-        let mut rest = region.clone();
-        rest.range.start += of_body as u64;
-        Box::pin(self.region(rest)).await
-    }
-
-    /// Fills the buffer up to `target` bytes from the region: from the page cache, and what is cold through the ring.
-    async fn fill(&self, region: &FileRegion, mut buf: Buf, target: usize) -> Result<Buf, Unsent> {
-        let mut offset = region.range.start;
-        while buf.len() < target {
-            let missing = target - buf.len();
-            let read = match region.file.read_resident(offset, &mut buf.spare_mut()[..missing]) {
-                Ok(read) => {
-                    buf.advance(read);
-                    read
-                }
-                Err(error) if is_cold(&error) => {
-                    self.wire.worker.metrics.cold_reads.increment();
-                    let (read, back) = region.file.read(offset, missing, buf).await;
-                    buf = back.ok_or_else(lost_buffer)?;
-                    read.map_err(failed_read)?
-                }
-                Err(error) => return Err(failed_read(error)),
-            };
-            if read == 0 {
-                return Err(Unsent::Truncated);
-            }
-            offset += read as u64;
-        }
-        Ok(buf)
     }
 
     /// A region of any length, one high water mark a turn.

@@ -156,7 +156,9 @@ impl Wire {
             Poll::Ready(result) => {
                 self.timer.set(None);
                 let count = result.map_err(|_| Broken::Gone)?;
-                incoming.pace.waited(waiting_since.map_or(Duration::ZERO, |since| now.saturating_duration_since(since)));
+                incoming
+                    .pace
+                    .waited(waiting_since.map_or(Duration::ZERO, |since| now.saturating_duration_since(since)));
                 incoming.pace.moved(count as u64);
                 Poll::Ready(if count == 0 { Err(Broken::Gone) } else { Ok(count) })
             }

@@ -7,13 +7,15 @@
 use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::panic::AssertUnwindSafe;
+use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::{Arc, Mutex};
-use std::task::{Poll, Waker};
+use std::task::{Context, Poll, Waker};
 use std::thread::ThreadId;
 
 use async_task::Runnable;
 use nix::sys::eventfd::{EfdFlags, EventFd};
+use pin_project_lite::pin_project;
 use slab::Slab;
 
 thread_local! {
@@ -48,12 +50,10 @@ impl Tasks {
     pub fn spawn<T: 'static>(&self, future: impl Future<Output = T> + 'static) -> JoinHandle<T> {
         let live = Live { key: self.live.borrow_mut().insert(None), live: self.live.clone() };
         let remote = self.remote.clone();
-        let future = async move {
-            let live = live;
-            live.register().await;
-            future.await
-        };
-        let (runnable, task) = async_task::spawn_local(future, move |runnable| remote.schedule(runnable));
+        let (runnable, task) =
+            async_task::spawn_local(Tracked { future, live, is_registered: false }, move |runnable| {
+                remote.schedule(runnable)
+            });
         runnable.schedule();
         JoinHandle(Some(task))
     }
@@ -146,25 +146,39 @@ impl<T> JoinHandle<T> {
 impl<T> Future for JoinHandle<T> {
     type Output = T;
 
-    fn poll(mut self: std::pin::Pin<&mut Self>, cx: &mut std::task::Context<'_>) -> Poll<T> {
-        std::pin::Pin::new(self.0.as_mut().expect("polled after detach")).poll(cx)
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<T> {
+        Pin::new(self.0.as_mut().expect("polled after detach")).poll(cx)
     }
 }
 
-/// Keeps a task in the list of those that live.
+pin_project! {
+    /// A task's future, in the list of those that live. A struct and not an `async` block around it: that would hold the
+    /// future twice, as what it captured and as what it awaits.
+    struct Tracked<F> {
+        #[pin]
+        future: F,
+        live: Live,
+        is_registered: bool,
+    }
+}
+
+impl<F: Future> Future for Tracked<F> {
+    type Output = F::Output;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<F::Output> {
+        let this = self.project();
+        if !*this.is_registered {
+            *this.is_registered = true;
+            this.live.live.borrow_mut()[this.live.key] = Some(cx.waker().clone());
+        }
+        this.future.poll(cx)
+    }
+}
+
+/// A task's place in the list.
 struct Live {
     key: usize,
     live: Rc<RefCell<Slab<Option<Waker>>>>,
-}
-
-impl Live {
-    async fn register(&self) {
-        std::future::poll_fn(|cx| {
-            self.live.borrow_mut()[self.key] = Some(cx.waker().clone());
-            Poll::Ready(())
-        })
-        .await;
-    }
 }
 
 impl Drop for Live {

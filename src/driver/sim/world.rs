@@ -188,6 +188,11 @@ impl World {
         self.patience.set(patience);
     }
 
+    /// A number in `0..bound` for the test's own choices, from the same seed.
+    pub fn below(&self, bound: u64) -> u64 {
+        self.random.borrow_mut().below(bound)
+    }
+
     /// A new listening socket.
     pub fn listen(&self) -> RawFd {
         self.add_descriptor(Object::Listener(Listener::default()))

@@ -96,8 +96,12 @@ impl Folder {
             return None;
         }
         let path = target::normalize(request.path_in_route()).ok()?;
-        let file = self.files.known_file(&path.path).filter(|_| !path.trailing_slash && (!path.hidden || self.config.hidden))?;
-        let alone = !self.describe(&file, &path.path).negotiable || content_coding::acceptable(request.fields()).next().is_none();
+        let file = self
+            .files
+            .known_file(&path.path)
+            .filter(|_| !path.trailing_slash && (!path.hidden || self.config.hidden))?;
+        let alone = !self.describe(&file, &path.path).negotiable
+            || content_coding::acceptable(request.fields()).next().is_none();
         alone.then(|| self.reply(request, &path.path, &file, None))
     }
 
@@ -193,7 +197,13 @@ impl Folder {
     }
 
     /// The reply with a file, or with the sibling that stands for it.
-    fn reply(&self, request: &Request, path: &[u8], plain: &OpenFile, sibling: Option<(Rc<OpenFile>, Coding)>) -> Response {
+    fn reply(
+        &self,
+        request: &Request,
+        path: &[u8],
+        plain: &OpenFile,
+        sibling: Option<(Rc<OpenFile>, Coding)>,
+    ) -> Response {
         let description = self.describe(plain, path);
         let (file, coding) = sibling.as_ref().map_or((plain, None), |(file, coding)| (&**file, Some(*coding)));
         // The validators and the length are those of this moment, of this descriptor (R13).

@@ -93,7 +93,13 @@ pub struct OpenFile {
     /// What its path says of it.
     pub(super) description: OnceCell<Description>,
     /// The last answer of [`OpenFile::version`], and what it was made from.
-    known: RefCell<Option<(FileStat, Option<Coding>, Rc<Version>)>>,
+    known: RefCell<Option<Known>>,
+}
+
+struct Known {
+    stat: FileStat,
+    coding: Option<Coding>,
+    version: Rc<Version>,
 }
 
 /// A file as it is now.
@@ -110,11 +116,10 @@ impl OpenFile {
     /// Length and validators of this moment, by fstat.
     pub fn version(&self, coding: Option<Coding>) -> io::Result<Rc<Version>> {
         let stat = self.file.stat()?;
-        if let Some((known_stat, known_coding, version)) = &*self.known.borrow()
-            && *known_stat == stat
-            && *known_coding == coding
+        if let Some(known) = &*self.known.borrow()
+            && (known.stat, known.coding) == (stat, coding)
         {
-            return Ok(version.clone());
+            return Ok(known.version.clone());
         }
         let file = FileVersion {
             inode: stat.inode,
@@ -131,7 +136,7 @@ impl OpenFile {
         let version = Rc::new(Version { len: stat.len, validators, lines });
         // A young file's weak tag becomes strong by age alone, so it is not kept.
         let settled = !version.validators.etag.is_weak() && version.validators.modified_is_strong;
-        *self.known.borrow_mut() = settled.then(|| (stat, coding, version.clone()));
+        *self.known.borrow_mut() = settled.then(|| Known { stat, coding, version: version.clone() });
         Ok(version)
     }
 }
@@ -177,6 +182,8 @@ impl OpenFiles {
         let found = match (self.open(&root, path).await, known.map(|known| known.found)) {
             // The same file as before: keep the descriptor that others are using.
             (Ok(Found::File(new)), Some(Ok(Found::File(old)))) if new.identity == old.identity => Ok(Found::File(old)),
+            // Out of descriptors: what is open already still serves.
+            (Err(NotFound::Busy), Some(Ok(old))) => return Ok(old),
             (found, _) => found,
         };
         if !matches!(found, Err(NotFound::Busy | NotFound::Failed))
@@ -209,8 +216,12 @@ impl OpenFiles {
         }
         let opened = File::open_root(&self.worker.runtime, &self.path).await;
         let opened = opened.and_then(|directory| Ok((identity(&directory.stat()?), directory)));
-        let (identity, directory) = opened.map_err(|error| NotFound::of(&error))?;
         let mut root = self.root.borrow_mut();
+        let (identity, directory) = match (opened.map_err(|error| NotFound::of(&error)), &*root) {
+            (Ok(opened), _) => opened,
+            (Err(NotFound::Busy), Some(root)) => return Ok(root.directory.clone()),
+            (Err(why), _) => return Err(why),
+        };
         let checked = self.worker.runtime.now();
         match &mut *root {
             Some(root) if root.identity == identity => {

@@ -35,12 +35,14 @@ pub struct ResponseHead {
     pub status: StatusCode,
     /// Lines, each `name: value\r\n`. No value holds a line end.
     lines: Vec<u8>,
+    has_date: bool,
+    closes: bool,
 }
 
 impl ResponseHead {
     /// A reply with this status and no field.
     pub fn new(status: StatusCode) -> Self {
-        ResponseHead { status, lines: Vec::with_capacity(USUAL_LEN) }
+        ResponseHead { status, lines: Vec::with_capacity(USUAL_LEN), has_date: false, closes: false }
     }
 
     /// Adds a field after the others. A control byte in the value becomes a space, so that no value can end its line
@@ -72,6 +74,8 @@ impl ResponseHead {
     /// Adds the fields of `other`, which may have been made long before; its status does not count.
     pub fn append(&mut self, other: &ResponseHead) {
         self.lines.extend_from_slice(&other.lines);
+        self.has_date |= other.has_date;
+        self.closes |= other.closes;
     }
 
     /// Every field as (name, value), in order.
@@ -107,18 +111,59 @@ impl ResponseHead {
         self.field(name, value);
     }
 
+    /// Whether the reply asked for the connection to be closed after it.
+    pub fn closes(&self) -> bool {
+        self.closes
+    }
+
+    /// Adds a line, unless it is about framing: that is decided in [`encode`], and here kept from ever getting in, so that
+    /// encoding needs not look for it.
     fn line(&mut self, name: &str, write_value: impl FnOnce(&mut Vec<u8>)) {
         debug_assert!(is_token(name.as_bytes()), "{name:?} is no field name");
+        let start = self.lines.len();
         self.lines.extend_from_slice(name.as_bytes());
         self.lines.extend_from_slice(b": ");
         let value_start = self.lines.len();
         write_value(&mut self.lines);
+        match Decided::of(name) {
+            None => {}
+            Some(Decided::Date) => self.has_date = true,
+            Some(Decided::Framing) => return self.lines.truncate(start),
+            Some(Decided::Connection) => {
+                self.closes |= self.lines[value_start..].eq_ignore_ascii_case(b"close");
+                return self.lines.truncate(start);
+            }
+        }
         for byte in &mut self.lines[value_start..] {
             if (*byte < b' ' && *byte != b'\t') || *byte == 0x7f {
                 *byte = b' ';
             }
         }
         self.lines.extend_from_slice(b"\r\n");
+    }
+}
+
+/// Fields that the server has a say in.
+#[derive(Clone, Copy)]
+enum Decided {
+    /// A handler's own Date takes the place of the server's.
+    Date,
+    /// Content-Length and Transfer-Encoding are the server's alone.
+    Framing,
+    /// Of Connection, only `close` is heard.
+    Connection,
+}
+
+impl Decided {
+    fn of(name: &str) -> Option<Self> {
+        // The lengths spare nearly every name the comparison.
+        match name.len() {
+            4 if name.eq_ignore_ascii_case("date") => Some(Decided::Date),
+            10 if name.eq_ignore_ascii_case("connection") => Some(Decided::Connection),
+            14 if name.eq_ignore_ascii_case("content-length") => Some(Decided::Framing),
+            17 if name.eq_ignore_ascii_case("transfer-encoding") => Some(Decided::Framing),
+            _ => None,
+        }
     }
 }
 
@@ -167,7 +212,7 @@ pub enum Persistence {
 /// Appends the whole head to `out`, its empty line included.
 ///
 /// 1. The status line, always HTTP/1.1: the version is the server's own (RFC 9110 §6.2).
-/// 2. The fields, but those about framing.
+/// 2. The fields.
 /// 3. `date`, unless the handler passes on another's (§6.6.1); without a clock, none.
 /// 4. Length or coding, where the status may have one.
 /// 5. Connection, where the version does not say it already.
@@ -187,8 +232,8 @@ pub fn encode(
     out.extend_from_slice(head.status.canonical_reason().unwrap_or_default().as_bytes());
     out.extend_from_slice(b"\r\n");
 
-    let has_date = encode_fields(out, &head.lines);
-    if let (Some(date), false) = (date, has_date) {
+    out.extend_from_slice(&head.lines);
+    if let (Some(date), false) = (date, head.has_date) {
         out.extend_from_slice(b"Date: ");
         out.extend_from_slice(date);
         out.extend_from_slice(b"\r\n");
@@ -213,33 +258,6 @@ pub fn encode(
         out.extend_from_slice(b"Connection: keep-alive\r\n");
     }
     out.extend_from_slice(b"\r\n");
-}
-
-/// Copies the fields that are the handler's to decide, in as few pieces as can be; whether a Date was among them.
-fn encode_fields(out: &mut Vec<u8>, block: &[u8]) -> bool {
-    let mut has_date = false;
-    let mut copied = 0;
-    let mut start = 0;
-    for line in lines(block) {
-        let end = start + line.len();
-        match split_line(line).0 {
-            name if name.eq_ignore_ascii_case(b"date") => has_date = true,
-            name if is_decided_here(name) => {
-                out.extend_from_slice(&block[copied..start]);
-                copied = end;
-            }
-            _ => {}
-        }
-        start = end;
-    }
-    out.extend_from_slice(&block[copied..]);
-    has_date
-}
-
-fn is_decided_here(name: &[u8]) -> bool {
-    name.eq_ignore_ascii_case(b"content-length")
-        || name.eq_ignore_ascii_case(b"transfer-encoding")
-        || name.eq_ignore_ascii_case(b"connection")
 }
 
 /// The lines of a block of fields, each with its line end.
