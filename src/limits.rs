@@ -104,6 +104,10 @@ limits! {
     open_files: usize, Count, 1024, 0..=1_000_000;
     /// How long an entry of the open-file cache is believed without asking the file system again.
     open_file_valid: Duration, Time, SECOND, 0..=HOUR;
+    /// Bytes of small files that are asked for again and again, kept in memory; 0 switches it off.
+    hot_files: usize, Bytes, 16 * MIB, 0..=GIB;
+    /// How long such bytes are believed without looking at the file again; 0 looks at each request.
+    hot_file_valid: Duration, Time, 100 * MS, 0..=SECOND;
     /// Bytes of access log that wait to be written, in the whole process; lines that find it full are counted and dropped.
     access_log_buffer: usize, Bytes, MIB, 4 * KIB..=GIB;
     /// Threads for calls that would block a worker (directory listings), in the whole process (promise 2).
@@ -128,6 +132,8 @@ impl Limits {
     pub const RANGES_OUT_OF_ORDER: usize = 10;
     /// Ranges closer than this many bytes are sent as one: a part's own head costs as much (R9, RFC 9110 §15.3.7.2).
     pub const RANGE_COALESCE_GAP: u64 = 80;
+    /// Bytes of a path that the open-file cache keeps; a longer one is looked up each time.
+    pub const CACHED_PATH_LEN: usize = 512;
     /// Connections to the admin address that are admitted beyond the limit: an operator looks when it is full.
     pub const ADMIN_RESERVE: usize = 8;
     /// Connections over the limit that are still told so, at a time; more are closed without a word.
@@ -197,6 +203,7 @@ impl Limits {
                 Term::new("connections", self.connections, Limits::IDLE_CONNECTION_BYTES),
                 Term::new("requests under way", self.connections, per_request),
                 Term::new("open files", self.open_files, Limits::OPEN_FILE_BYTES),
+                Term::new("hot files", 1, self.hot_files as u64),
             ],
             kernel: Term::new("send queues", self.connections, send_queue),
         }
@@ -211,7 +218,7 @@ pub struct MemoryCeiling {
     /// What the process takes once.
     pub process: [Term; 3],
     /// What each worker takes.
-    pub worker: [Term; 6],
+    pub worker: [Term; 7],
     /// What the kernel holds for each worker's clients when all have stopped reading. It is not part of the sum: it is
     /// neither resident memory of the process nor taken by clients that read.
     pub kernel: Term,
@@ -554,7 +561,7 @@ mod tests {
     fn the_ceiling_is_the_sum_of_its_terms() {
         let limits = Limits { connections: 100, open_files: 0, ..Limits::default() };
         let ceiling = limits.memory_ceiling(2);
-        let worker = 4 * MIB + 256 * 16 * KIB + 64 * 256 * KIB + 100 * 512 + 100 * (8 + 32) * KIB;
+        let worker = 4 * MIB + 256 * 16 * KIB + 64 * 256 * KIB + 100 * 512 + 100 * (8 + 32) * KIB + 16 * MIB;
         assert_eq!(ceiling.bytes(), 8 * MIB + MIB + 2 * 10_000 * KIB + 2 * worker);
         assert_eq!(ceiling.kernel_bytes(), 2 * 100 * 2 * 128 * KIB);
     }

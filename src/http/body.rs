@@ -10,14 +10,14 @@ use futures_core::Stream;
 use futures_core::stream::LocalBoxStream;
 
 use super::wire::{BodyState, Broken, Wire};
-use crate::driver::More;
 use crate::driver::buf::Buf;
+use crate::driver::op::{Interest, Op};
 use crate::error::Error;
 use crate::proto::http1::chunked::Decoded;
-use crate::proto::http1::encode::CONTINUE;
 use crate::proto::range::ByteRange;
 use crate::rt::fs::File;
-use crate::rt::queue;
+use crate::rt::timer::Timer;
+use crate::rt::{Operation, queue};
 
 /// What a reply carries.
 #[derive(Default)]
@@ -170,12 +170,17 @@ impl From<Chunk> for Bytes {
 ///
 /// Dropping it leaves the rest to the server, which drains a little and otherwise closes the connection (F7).
 pub struct BodyReader {
+    /// Room for the 100 (Continue), where earlier replies fill the socket. Before the wire, so that it is given up before the
+    /// socket is closed.
+    room: Option<Operation>,
+    /// Its own, because a reply may be sent, at its own pace, while the body is read.
+    timer: Option<Timer>,
     wire: Rc<Wire>,
 }
 
 impl BodyReader {
     pub(super) fn new(wire: Rc<Wire>) -> Self {
-        BodyReader { wire }
+        BodyReader { room: None, timer: None, wire }
     }
 
     /// The next bytes; `None` at the end of the body.
@@ -219,14 +224,33 @@ impl BodyReader {
                 Taken::Failed(error) => return Poll::Ready(Some(Err(error))),
                 Taken::NeedMore => {}
             }
-            if self.wire.incoming.borrow().continue_owed
-                && let Err(error) = send_continue(&self.wire)
-            {
-                return Poll::Ready(Some(Err(error)));
-            }
-            if let Err(broken) = ready!(self.wire.poll_receive_paced(cx)) {
+            if let Err(broken) = ready!(self.poll_more(cx)) {
                 self.wire.incoming.borrow_mut().framing = BodyState::Broken;
                 return Poll::Ready(Some(Err(broken.into())));
+            }
+        }
+    }
+
+    /// Receives more, after the client was told to go on (F8).
+    fn poll_more(&mut self, cx: &mut Context<'_>) -> Poll<Result<usize, Broken>> {
+        let wire = &self.wire;
+        let timer = self.timer.get_or_insert_with(|| Timer::new(wire.runtime()));
+        loop {
+            if let Some(room) = &mut self.room {
+                if Pin::new(room).poll(cx).is_pending() {
+                    return timer.poll_expired(cx).map(|_| Err(Broken::Slow));
+                }
+                self.room = None;
+                timer.set(None);
+            }
+            match wire.try_continue() {
+                Ok(()) => return wire.poll_receive_paced(cx, timer),
+                Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {
+                    let poll = Op::Poll { socket: wire.socket.raw(), interest: Interest::Writable };
+                    self.room = Some(wire.runtime().operate(poll));
+                    timer.set_after(wire.incoming.borrow().pace.patience());
+                }
+                Err(_) => return Poll::Ready(Err(Broken::Gone)),
             }
         }
     }
@@ -295,18 +319,5 @@ pub(super) fn take_chunk(wire: &Wire) -> Taken {
                 Taken::Failed(Error::client("the request's body is malformed").because(error))
             }
         },
-    }
-}
-
-/// The client was promised nothing yet and its socket is empty, so 25 bytes fit unless it is gone.
-fn send_continue(wire: &Wire) -> Result<(), Error> {
-    let mut incoming = wire.incoming.borrow_mut();
-    incoming.continue_owed = false;
-    match wire.socket.try_send(CONTINUE, More::No) {
-        Ok(sent) if sent == CONTINUE.len() => Ok(()),
-        _ => {
-            incoming.framing = BodyState::Broken;
-            Err(Broken::Gone.into())
-        }
     }
 }

@@ -289,7 +289,7 @@ async fn read_head(wire: &Wire) -> Result<RequestHead, NoHead> {
 fn expect_body(wire: &Wire, framing: Framing, continue_owed: bool) {
     let limits = &wire.worker.limits;
     let mut incoming = wire.incoming.borrow_mut();
-    incoming.continue_owed = continue_owed;
+    incoming.continue_owed = if continue_owed { encode::CONTINUE } else { &[] };
     incoming.pace = Pace::new(limits.request_min_rate, limits.rate_grace);
     incoming.framing = match framing {
         Framing::Empty => BodyState::Done,
@@ -344,7 +344,7 @@ fn persistence(wire: &Wire, keeps_alive: bool) -> Persistence {
         BodyState::Broken => false,
     };
     // A client that was not told to continue may or may not send its body: only closing is unambiguous (F8).
-    let keeps = keeps_alive && drainable && !incoming.continue_owed && !wire.worker.draining();
+    let keeps = keeps_alive && drainable && incoming.continue_owed.is_empty() && !wire.worker.draining();
     if keeps { Persistence::KeepAlive } else { Persistence::Close }
 }
 
@@ -373,7 +373,7 @@ async fn drain(wire: &Wire) -> bool {
                 None => return false,
             },
             Taken::NeedMore => {
-                if std::future::poll_fn(|cx| wire.poll_receive_paced(cx)).await.is_err() {
+                if std::future::poll_fn(|cx| wire.poll_receive_paced(cx, &wire.timer)).await.is_err() {
                     return false;
                 }
             }

@@ -12,6 +12,7 @@
 //! the socket is waited for.
 
 pub mod body;
+mod budget;
 pub mod connections;
 mod exchange;
 mod pace;
@@ -34,6 +35,7 @@ use crate::telemetry::access_log::AccessLog;
 use crate::telemetry::metrics::WorkerMetrics;
 
 pub use self::body::{Body, BodyReader, Chunk, FileRegion, Segment};
+pub use self::budget::{Budget, Share};
 pub use self::request::Request;
 pub use self::response::Response;
 
@@ -96,6 +98,10 @@ pub struct Worker {
     pub metrics: Arc<WorkerMetrics>,
     /// Where replies are logged, if anywhere.
     pub access_log: Option<AccessLog>,
+    /// Entries that the open-file caches of all its routes may hold.
+    pub open_files: Budget,
+    /// Bytes of small files that they may keep in memory.
+    pub hot_files: Budget,
     draining: Cell<bool>,
     date: Cell<(u64, [u8; 29])>,
 }
@@ -110,7 +116,9 @@ impl Worker {
     ) -> Rc<Self> {
         let runtime = runtime.clone();
         let date = Cell::new((0, encode::http_date(0)));
-        Rc::new(Worker { runtime, limits, metrics, access_log, draining: Cell::new(false), date })
+        let (open_files, hot_files) = (Budget::new(limits.open_files), Budget::new(limits.hot_files));
+        let draining = Cell::new(false);
+        Rc::new(Worker { runtime, limits, metrics, access_log, open_files, hot_files, draining, date })
     }
 
     /// Whether the server is going away: replies say `Connection: close`.

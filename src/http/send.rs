@@ -143,6 +143,8 @@ pub(super) async fn unless_hung_up<F: Future>(wire: &Wire, future: F) -> Result<
         if let Poll::Ready(output) = future.as_mut().poll(cx) {
             return Poll::Ready(Ok(output));
         }
+        // What has come and nobody asked for, such as the next request, waits on the heap.
+        wire.input.borrow_mut().spill();
         let hung_up = hung_up.get_or_insert_with(|| Box::pin(wire.socket.hung_up()));
         hung_up.as_mut().poll(cx).map(|()| Err(Broken::Gone))
     })
@@ -214,6 +216,8 @@ impl Sending<'_> {
         let last = len.saturating_sub(1);
         for at in (0..last).step_by(PROBE_STEP).chain([last]) {
             match region.file.read_resident(offset + at as u64, &mut [0]) {
+                // The file has become shorter: what lies before its new end may be cold.
+                Ok(0) => return Ok(false),
                 Ok(_) => {}
                 Err(error) if is_cold(&error) => return Ok(false),
                 Err(error) => return Err(failed_read(error)),

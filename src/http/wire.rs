@@ -17,6 +17,7 @@ use crate::driver::More;
 use crate::driver::buf::{Available, Buf};
 use crate::driver::op::{Expect, Op};
 use crate::proto::http1::chunked::Decoder;
+use crate::proto::http1::encode::CONTINUE;
 use crate::rt::net::{Socket, received};
 use crate::rt::timer::Timer;
 use crate::rt::{Operation, Runtime};
@@ -47,8 +48,8 @@ pub(super) enum Broken {
 /// The body of the request at hand.
 pub(super) struct Incoming {
     pub(super) framing: BodyState,
-    /// A 100 (Continue) is still owed (F8).
-    pub(super) continue_owed: bool,
+    /// What is still owed of the 100 (Continue) (F8).
+    pub(super) continue_owed: &'static [u8],
     pub(super) pace: Pace,
 }
 
@@ -83,7 +84,7 @@ impl Wire {
             input: RefCell::new(input),
             incoming: RefCell::new(Incoming {
                 framing: BodyState::Done,
-                continue_owed: false,
+                continue_owed: &[],
                 pace: Pace::new(worker.limits.request_min_rate, worker.limits.rate_grace),
             }),
             receiving: RefCell::new(Receiving::No),
@@ -131,8 +132,8 @@ impl Wire {
         }
     }
 
-    /// As [`Wire::poll_receive`], at the pace that the request's body has to keep.
-    pub(super) fn poll_receive_paced(&self, cx: &mut Context<'_>) -> Poll<Result<usize, Broken>> {
+    /// As [`Wire::poll_receive`], at the pace that the request's body has to keep, which `timer` watches.
+    pub(super) fn poll_receive_paced(&self, cx: &mut Context<'_>, timer: &Timer) -> Poll<Result<usize, Broken>> {
         // While no buffer is free, the server is the one to wait for; so it is before the receive is posted.
         let posted = || match &*self.receiving.borrow() {
             Receiving::Posted { since, .. } => Some(*since),
@@ -147,14 +148,14 @@ impl Wire {
                 let deadline = posted().unwrap_or(now) + incoming.pace.patience();
                 if deadline <= now {
                     // Setting the timer again would only make it wait for what has passed.
-                    self.timer.set(None);
+                    timer.set(None);
                     return Poll::Ready(Err(Broken::Slow));
                 }
-                self.timer.set(Some(deadline));
-                self.timer.poll_expired(cx).map(|_| Err(Broken::Slow))
+                timer.set(Some(deadline));
+                timer.poll_expired(cx).map(|_| Err(Broken::Slow))
             }
             Poll::Ready(result) => {
-                self.timer.set(None);
+                timer.set(None);
                 let count = result.map_err(|_| Broken::Gone)?;
                 incoming
                     .pace
@@ -176,8 +177,24 @@ impl Wire {
         result.map_err(|_| Broken::Slow)
     }
 
-    /// Sends what the socket takes at once.
+    /// Tells the client to go on, if that is still owed.
+    pub(super) fn try_continue(&self) -> std::io::Result<()> {
+        let owed = &mut self.incoming.borrow_mut().continue_owed;
+        while !owed.is_empty() {
+            *owed = &owed[self.socket.try_send(owed, More::No)?..];
+        }
+        Ok(())
+    }
+
+    /// Sends what the socket takes at once of a reply. With it, it is too late to tell the client to go on; a 100 (Continue)
+    /// that has begun is finished first.
     pub(super) fn try_send(&self, bytes: &[u8], more: More) -> std::io::Result<usize> {
+        let begun = self.incoming.borrow().continue_owed.len() < CONTINUE.len();
+        if begun {
+            self.try_continue()?;
+        } else {
+            self.incoming.borrow_mut().continue_owed = &[];
+        }
         let sent = self.socket.try_send(bytes, more)?;
         if self.worker.access_log.is_some() && self.first_byte.get().is_none() {
             self.first_byte.set(Some(self.runtime().precise_now()));

@@ -18,7 +18,7 @@ use std::rc::Rc;
 
 use http::{Method, StatusCode};
 
-use self::open_files::{Found, NotFound, OpenFile, OpenFiles};
+use self::open_files::{Current, Found, NotFound, OpenFile, OpenFiles};
 use crate::config::MediaConfig;
 use crate::http::{Answer, Body, FileRegion, Handler, MakeHandler, Request, Response, Segment, Worker};
 use crate::limits::Limits;
@@ -206,9 +206,9 @@ impl Folder {
     ) -> Response {
         let description = self.describe(plain, path);
         let (file, coding) = sibling.as_ref().map_or((plain, None), |(file, coding)| (&**file, Some(*coding)));
-        // The validators and the length are those of this moment, of this descriptor (R13).
-        let version = match file.version(coding) {
-            Ok(version) => version,
+        // The validators and the length are those of the descriptor, or of the bytes in memory, that are sent (R13).
+        let Current { version, content } = match file.current(coding) {
+            Ok(current) => current,
             Err(error) => return not_found(NotFound::of(&error)),
         };
         let wanted = match conditional::evaluate(request.method(), request.fields(), &version.validators) {
@@ -238,12 +238,16 @@ impl Folder {
         }
         let content_type = &description.content_type;
         let region = |range: ByteRange| FileRegion { file: file.file.clone(), range };
+        let piece = |range: ByteRange| match &content {
+            Some(content) => Body::Bytes(content.slice(range.start as usize..range.end as usize)),
+            None => Body::File(region(range)),
+        };
         let body = match wanted {
             Resolved::One(range) => {
                 head.status = StatusCode::PARTIAL_CONTENT;
                 head.field_fmt("Content-Range", format_args!("{}", range::content_range(range, version.len)));
                 head.field("Content-Type", content_type.as_bytes());
-                Body::File(region(range))
+                piece(range)
             }
             Resolved::Several(ranges) => {
                 let Ok(boundary) = random_boundary() else { return missing_randomness() };
@@ -257,7 +261,7 @@ impl Folder {
             }
             Resolved::Whole | Resolved::Unsatisfiable => {
                 head.field("Content-Type", content_type.as_bytes());
-                Body::File(region(ByteRange { start: 0, end: version.len }))
+                piece(ByteRange { start: 0, end: version.len })
             }
         };
         Response::from_head(head).with_body(body)
@@ -265,11 +269,11 @@ impl Folder {
 
     /// A sibling with a coding that the client accepts, not older than the file itself.
     async fn sibling(&self, request: &Request, path: &[u8], plain: &OpenFile) -> Option<(Rc<OpenFile>, Coding)> {
-        let modified = plain.version(None).ok()?.validators.modified;
+        let modified = plain.current(None).ok()?.version.validators.modified;
         for coding in content_coding::acceptable(request.fields()) {
             let name = [path, coding.suffix().as_bytes()].concat();
             if let Ok(Found::File(file)) = self.files.find(&name).await
-                && file.version(None).is_ok_and(|version| version.validators.modified >= modified)
+                && file.current(Some(coding)).is_ok_and(|current| current.version.validators.modified >= modified)
             {
                 return Some((file, coding));
             }

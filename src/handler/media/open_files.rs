@@ -1,18 +1,19 @@
 //! The open-file cache: paths beneath a root, as open descriptors.
 //!
 //! Opening is the expensive part of a small reply, so descriptors stay open and are believed for `open_file_valid`. What an
-//! entry says of the *content* is never believed: length and validators come from an fstat of the descriptor at each request.
-//! So a file changed in place is served changed at once; one that was replaced by another is seen at the latest when the
-//! entry's time is over. The root itself is looked up again in the same rhythm, so that it may be a link that is swapped (P2).
+//! entry says of the *content* is not believed: length and validators come from an fstat of the descriptor at each request, so
+//! a file changed in place is served changed. The bytes of small files that are asked for again and again are kept in memory
+//! together with the validators that they belong to, and both are believed for `hot_file_valid`: one version, whole. The root
+//! itself is looked up again in the rhythm of `open_file_valid`, so that it may be a link that is swapped (P2).
 
 use std::cell::{OnceCell, RefCell};
 use std::io;
-use std::num::NonZeroUsize;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::time::{Instant, UNIX_EPOCH};
 
+use bytes::Bytes;
 use http::StatusCode;
 use lru::LruCache;
 use nix::dir::Dir;
@@ -22,7 +23,8 @@ use nix::sys::stat::{Mode, fstat};
 use super::Description;
 use super::listing::{Entry, EntryKind, Listing};
 use crate::driver::{FileKind, FileStat};
-use crate::http::Worker;
+use crate::http::{Share, Worker};
+use crate::limits::Limits;
 use crate::proto::conditional::{FileVersion, Validators};
 use crate::proto::content_coding::Coding;
 use crate::proto::http1::encode::ResponseHead;
@@ -33,7 +35,8 @@ pub struct OpenFiles {
     worker: Rc<Worker>,
     path: PathBuf,
     root: RefCell<Option<Root>>,
-    cache: RefCell<Option<LruCache<Box<[u8]>, Cached>>>,
+    /// Most recently asked for first; as many entries as the worker's budget has given shares.
+    cache: RefCell<LruCache<Box<[u8]>, Cached>>,
 }
 
 struct Root {
@@ -42,10 +45,10 @@ struct Root {
     checked: Instant,
 }
 
-#[derive(Clone)]
 struct Cached {
     found: Result<Found, NotFound>,
     checked: Instant,
+    _share: Share,
 }
 
 /// What a path names.
@@ -92,14 +95,25 @@ pub struct OpenFile {
     identity: (u64, u64),
     /// What its path says of it.
     pub(super) description: OnceCell<Description>,
-    /// The last answer of [`OpenFile::version`], and what it was made from.
     known: RefCell<Option<Known>>,
 }
 
+/// What is known of a file that has settled, so that any change of it shows in its status.
 struct Known {
     stat: FileStat,
     coding: Option<Coding>,
     version: Rc<Version>,
+    /// When the file was last found to be so.
+    checked: Instant,
+    /// Whether it was asked for before.
+    wanted_again: bool,
+    hot: Option<Hot>,
+}
+
+/// A small file's bytes in memory, and their share of the worker's budget.
+struct Hot {
+    content: Bytes,
+    _share: Share,
 }
 
 /// A file as it is now.
@@ -112,15 +126,46 @@ pub struct Version {
     pub lines: ResponseHead,
 }
 
+/// A file's version, and its bytes if they are in memory.
+pub struct Current {
+    /// What it is.
+    pub version: Rc<Version>,
+    /// All of its bytes, of this very version.
+    pub content: Option<Bytes>,
+}
+
 impl OpenFile {
-    /// Length and validators of this moment, by fstat.
-    pub fn version(&self, coding: Option<Coding>) -> io::Result<Rc<Version>> {
-        let stat = self.file.stat()?;
-        if let Some(known) = &*self.known.borrow()
-            && (known.stat, known.coding) == (stat, coding)
+    /// Length and validators by fstat of this moment, or of at most `hot_file_valid` ago together with the bytes that they
+    /// belong to.
+    pub fn current(&self, coding: Option<Coding>) -> io::Result<Current> {
+        let limits = &self.worker.limits;
+        let now = self.worker.runtime.now();
+        let mut slot = self.known.borrow_mut();
+        if let Some(known) = slot.as_ref().filter(|known| known.coding == coding)
+            && let Some(hot) = &known.hot
+            && now.saturating_duration_since(known.checked) < limits.hot_file_valid
         {
-            return Ok(known.version.clone());
+            return Ok(Current { version: known.version.clone(), content: Some(hot.content.clone()) });
         }
+        let stat = self.file.stat()?;
+        if let Some(known) = slot.as_mut().filter(|known| (known.stat, known.coding) == (stat, coding)) {
+            known.checked = now;
+            if known.wanted_again && known.hot.is_none() {
+                known.hot = self.warm(&stat);
+            }
+            known.wanted_again = true;
+            let content = known.hot.as_ref().map(|hot| hot.content.clone());
+            return Ok(Current { version: known.version.clone(), content });
+        }
+        let version = Rc::new(self.version(&stat, coding));
+        // A young file's weak tag becomes strong by age alone, and a change of it might not show: it is not kept.
+        let settled = !version.validators.etag.is_weak() && version.validators.modified_is_strong;
+        let known = Known { stat, coding, version: version.clone(), checked: now, wanted_again: false, hot: None };
+        *slot = settled.then_some(known);
+        Ok(Current { version, content: None })
+    }
+
+    fn version(&self, stat: &FileStat, coding: Option<Coding>) -> Version {
         let file = FileVersion {
             inode: stat.inode,
             len: stat.len,
@@ -133,23 +178,37 @@ impl OpenFile {
         let mut lines = ResponseHead::new(StatusCode::OK);
         lines.field("ETag", validators.etag.as_bytes());
         lines.field_fmt("Last-Modified", format_args!("{}", validators.last_modified()));
-        let version = Rc::new(Version { len: stat.len, validators, lines });
-        // A young file's weak tag becomes strong by age alone, so it is not kept.
-        let settled = !version.validators.etag.is_weak() && version.validators.modified_is_strong;
-        *self.known.borrow_mut() = settled.then(|| Known { stat, coding, version: version.clone() });
-        Ok(version)
+        Version { len: stat.len, validators, lines }
+    }
+
+    /// The bytes of a small file, if they are in the page cache, the budget has room, and the file stayed what it was while
+    /// they were read.
+    fn warm(&self, stat: &FileStat) -> Option<Hot> {
+        let len = usize::try_from(stat.len).ok().filter(|len| (1..=Limits::SMALL_REPLY_LEN).contains(len))?;
+        let share = self.worker.hot_files.take(len)?;
+        let mut content = vec![0; len];
+        let whole = self.file.read_resident(0, &mut content).is_ok_and(|read| read == len);
+        if !whole || self.file.stat().ok()? != *stat {
+            return None;
+        }
+        Some(Hot { content: content.into(), _share: share })
+    }
+
+    fn cool(&self) {
+        if let Some(known) = &mut *self.known.borrow_mut() {
+            known.hot = None;
+        }
     }
 }
 
 impl OpenFiles {
     /// No open files yet.
     pub fn new(root: &Path, worker: &Rc<Worker>) -> Self {
-        let cache = NonZeroUsize::new(worker.limits.open_files).map(LruCache::new);
         OpenFiles {
             worker: worker.clone(),
             path: root.to_path_buf(),
             root: RefCell::default(),
-            cache: RefCell::new(cache),
+            cache: RefCell::new(LruCache::unbounded()),
         }
     }
 
@@ -159,8 +218,8 @@ impl OpenFiles {
             return None;
         }
         let mut cache = self.cache.borrow_mut();
-        match cache.as_mut()?.get(path)? {
-            Cached { found: Ok(Found::File(file)), checked } if self.is_fresh(*checked) => {
+        match cache.get(path)? {
+            Cached { found: Ok(Found::File(file)), checked, .. } if self.is_fresh(*checked) => {
                 self.worker.metrics.file_cache_hits.increment();
                 Some(file.clone())
             }
@@ -171,27 +230,49 @@ impl OpenFiles {
     /// What `path`, relative to the root, names.
     pub async fn find(&self, path: &[u8]) -> Result<Found, NotFound> {
         let root = self.root().await?;
-        let known = self.cache.borrow_mut().as_mut().and_then(|cache| cache.get(path).cloned());
-        if let Some(known) = &known
-            && self.is_fresh(known.checked)
+        let known = self.cache.borrow_mut().get(path).map(|known| (known.found.clone(), known.checked));
+        if let Some((found, checked)) = &known
+            && self.is_fresh(*checked)
         {
             self.worker.metrics.file_cache_hits.increment();
-            return known.found.clone();
+            return found.clone();
         }
         self.worker.metrics.file_cache_misses.increment();
-        let found = match (self.open(&root, path).await, known.map(|known| known.found)) {
+        let found = match (self.open(&root, path).await, known) {
             // The same file as before: keep the descriptor that others are using.
-            (Ok(Found::File(new)), Some(Ok(Found::File(old)))) if new.identity == old.identity => Ok(Found::File(old)),
+            (Ok(Found::File(new)), Some((Ok(Found::File(old)), _))) if new.identity == old.identity => {
+                Ok(Found::File(old))
+            }
             // Out of descriptors: what is open already still serves.
-            (Err(NotFound::Busy), Some(Ok(old))) => return Ok(old),
+            (Err(NotFound::Busy), Some((Ok(old), _))) => return Ok(old),
             (found, _) => found,
         };
-        if !matches!(found, Err(NotFound::Busy | NotFound::Failed))
-            && let Some(cache) = self.cache.borrow_mut().as_mut()
-        {
-            cache.put(path.into(), Cached { found: found.clone(), checked: self.worker.runtime.now() });
-        }
+        self.remember(path, &found);
         found
+    }
+
+    /// Keeps an answer, in the place of those that were asked for least recently. That nothing is there is kept as the first
+    /// to go, so that a flood of wrong paths pushes nothing out; what failed is not kept, nor long paths, which would cost
+    /// more than an entry may.
+    fn remember(&self, path: &[u8], found: &Result<Found, NotFound>) {
+        if path.len() > Limits::CACHED_PATH_LEN || matches!(found, Err(NotFound::Busy | NotFound::Failed)) {
+            return;
+        }
+        let mut cache = self.cache.borrow_mut();
+        cache.pop(path);
+        let share = loop {
+            match self.worker.open_files.take(1) {
+                Some(share) => break share,
+                None if cache.pop_lru().is_none() => return,
+                None => {}
+            }
+        };
+        self.cool_the_oldest(&cache);
+        let checked = self.worker.runtime.now();
+        cache.put(path.into(), Cached { found: found.clone(), checked, _share: share });
+        if found.is_err() {
+            cache.demote(path);
+        }
     }
 
     /// The entries of a directory beneath the root, at most `limit`. Names that no path can ask for are left out,
@@ -229,7 +310,7 @@ impl OpenFiles {
                 Ok(root.directory.clone())
             }
             _ => {
-                self.cache.borrow_mut().as_mut().map(LruCache::clear);
+                self.cache.borrow_mut().clear();
                 let directory = Rc::new(directory);
                 *root = Some(Root { directory: directory.clone(), identity, checked });
                 Ok(directory)
@@ -250,6 +331,20 @@ impl OpenFiles {
                 description: OnceCell::new(),
                 known: RefCell::default(),
             }))),
+        }
+    }
+
+    /// While the bytes kept in memory leave no room for one more small file, those of the files that were asked for least
+    /// recently go.
+    fn cool_the_oldest(&self, cache: &LruCache<Box<[u8]>, Cached>) {
+        let enough = Limits::SMALL_REPLY_LEN.min(self.worker.limits.hot_files);
+        let mut oldest_first = cache.iter().rev();
+        while self.worker.hot_files.left() < enough {
+            match oldest_first.next() {
+                Some((_, Cached { found: Ok(Found::File(file)), .. })) => file.cool(),
+                Some(_) => {}
+                None => break,
+            }
         }
     }
 

@@ -1,0 +1,13 @@
+//! The binary as its users see it: real sockets, real files, ports that the kernel chooses. A module for each feature; the
+//! names of the tests begin with the rule that they keep.
+
+mod badinput;
+mod clients;
+mod embed;
+mod framing;
+mod house;
+mod media;
+mod operations;
+mod paths;
+mod ranges;
+mod support;
