@@ -36,6 +36,8 @@ pub mod proto;
 mod router;
 pub mod rt;
 pub mod server;
+#[cfg(test)]
+mod simulation;
 pub mod telemetry;
 
 pub use ::http::{Method, StatusCode};
