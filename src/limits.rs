@@ -120,8 +120,8 @@ limits! {
 
 /// Bounds that are not configuration.
 impl Limits {
-    /// Up to this many bytes of body, head and body go out as one send: below it copying is cheaper than splicing.
-    pub const SMALL_REPLY_LEN: usize = 64 << 10;
+    /// Up to this many bytes of a file go out with the head as one send: below it copying is cheaper than sendfile(2).
+    pub const SMALL_REPLY_LEN: usize = 32 << 10;
     /// Bytes of the extensions of one chunk (F2).
     pub const CHUNK_EXTENSION_LEN: usize = 4 << 10;
     /// Bytes of a chunked body's trailer section (F2).

@@ -160,6 +160,12 @@ pub trait Driver {
     /// `WouldBlock` when the socket is full; else as send(2). There is no SIGPIPE.
     fn send(&mut self, socket: RawFd, bytes: &[u8], more: More) -> io::Result<usize>;
 
+    /// As [`Driver::send`], of two pieces, one behind the other.
+    ///
+    /// # Errors
+    /// As [`Driver::send`].
+    fn send_pair(&mut self, socket: RawFd, first: &[u8], second: &[u8], more: More) -> io::Result<usize>;
+
     /// Sends what the socket takes at once of a file region, without a copy through our memory. Every page of the region
     /// should be resident ([`Driver::read_resident`]), else the call waits for the disk. 0 means the end of the file.
     ///

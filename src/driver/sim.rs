@@ -507,6 +507,10 @@ impl Driver for Sim {
     }
 
     #[track_caller]
+    fn send_pair(&mut self, socket: RawFd, first: &[u8], second: &[u8], more: More) -> io::Result<usize> {
+        self.send(socket, &[first, second].concat(), more)
+    }
+
     fn send_file(&mut self, socket: RawFd, file: RawFd, offset: u64, len: usize) -> io::Result<usize> {
         let (socket, file) = (self.world.object(socket), self.world.object(file));
         let sent = self.send_file_region(&mut socket.socket().get(), &file, offset, len);

@@ -4,7 +4,7 @@ use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::fd::{BorrowedFd, OwnedFd, RawFd};
 
-use nix::sys::socket::{SockaddrLike, SockaddrStorage};
+use nix::sys::socket::{MsgFlags, SockaddrLike, SockaddrStorage};
 
 use super::{FileKind, FileStat, More, SocketOption};
 
@@ -28,14 +28,24 @@ pub fn stat(fd: RawFd) -> io::Result<FileStat> {
 
 /// See [`super::Driver::send`].
 pub fn send(socket: RawFd, bytes: &[u8], more: More) -> io::Result<usize> {
+    // SAFETY: pointer and length come from one live slice, and the kernel only reads it during the call.
+    let sent = unsafe { libc::send(socket, bytes.as_ptr().cast(), bytes.len(), send_flags(more)) };
+    count(sent)
+}
+
+/// See [`super::Driver::send_pair`].
+pub fn send_pair(socket: RawFd, first: &[u8], second: &[u8], more: More) -> io::Result<usize> {
+    let pieces = [io::IoSlice::new(first), io::IoSlice::new(second)];
+    let flags = MsgFlags::from_bits_retain(send_flags(more));
+    Ok(nix::sys::socket::sendmsg::<()>(socket, &pieces, &[], flags, None)?)
+}
+
+fn send_flags(more: More) -> libc::c_int {
     let more = match more {
         More::Follows => libc::MSG_MORE,
         More::No => 0,
     };
-    let flags = libc::MSG_NOSIGNAL | libc::MSG_DONTWAIT | more;
-    // SAFETY: pointer and length come from one live slice, and the kernel only reads it during the call.
-    let sent = unsafe { libc::send(socket, bytes.as_ptr().cast(), bytes.len(), flags) };
-    count(sent)
+    libc::MSG_NOSIGNAL | libc::MSG_DONTWAIT | more
 }
 
 /// See [`super::Driver::send_file`].

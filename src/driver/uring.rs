@@ -250,6 +250,10 @@ impl Driver for Uring {
         sys::send(socket, bytes, more)
     }
 
+    fn send_pair(&mut self, socket: RawFd, first: &[u8], second: &[u8], more: More) -> io::Result<usize> {
+        sys::send_pair(socket, first, second, more)
+    }
+
     fn send_file(&mut self, socket: RawFd, file: RawFd, offset: u64, len: usize) -> io::Result<usize> {
         sys::send_file(socket, file, offset, len)
     }

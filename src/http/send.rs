@@ -2,7 +2,8 @@
 //!
 //! | body | how |
 //! |---|---|
-//! | bytes, or a file region up to `SMALL_REPLY_LEN` | head and body in one buffer, one send |
+//! | bytes | head and body as one send, joined in a buffer or as two pieces |
+//! | a file region up to `SMALL_REPLY_LEN`, resident | head and body in one buffer, one send |
 //! | a larger region, resident | sendfile(2), one high water mark, then the next connection has its turn |
 //! | a larger region, cold | read through the ring into a transfer buffer, then sent; the worker does not wait |
 //! | a stream | item by item, each asked for when the socket can take more |
@@ -32,6 +33,9 @@ use crate::rt::yield_now;
 /// Distance between the pages that are probed before a region is given to sendfile, in bytes. Read-ahead brings pages in by
 /// at least this much, so that a hole between two resident probes is rare.
 const PROBE_STEP: usize = 64 << 10;
+
+/// Up to this length, in bytes, copying bytes behind the head costs less than a send of two pieces.
+const JOINED_LEN: usize = 8 << 10;
 
 /// Items of a stream up to this length are framed in one buffer, in bytes; longer ones go out uncopied.
 const COPIED_ITEM_LEN: usize = 16 << 10;
@@ -71,44 +75,52 @@ enum Sent {
     Part(usize),
 }
 
-/// Sends head and body as one, if they are small, at hand, and a buffer is free. Nothing is waited for.
+/// Sends head and body as one, if the body is at hand. Nothing is waited for.
 fn at_once(wire: &Wire, head: &[u8], body: &Body) -> Result<Sent, Unsent> {
-    let len = match body.len().and_then(|len| usize::try_from(len).ok()) {
-        Some(len) if len <= Limits::SMALL_REPLY_LEN => len,
-        _ => return Ok(Sent::Part(0)),
+    let (result, len) = match body {
+        Body::Empty => (wire.try_send(head, More::No), head.len()),
+        Body::Bytes(bytes) => {
+            let joined = (bytes.len() <= JOINED_LEN).then(|| joined(wire, head, bytes)).flatten();
+            let result = match joined {
+                Some(buf) => wire.try_send(&buf, More::No),
+                None => wire.try_send_pair(head, bytes, More::No),
+            };
+            (result, head.len() + bytes.len())
+        }
+        Body::File(region) => match small_file(wire, head, region) {
+            Some(buf) => (wire.try_send(&buf, More::No), buf.len()),
+            None => return Ok(Sent::Part(0)),
+        },
+        Body::Segments(_) | Body::Stream { .. } => return Ok(Sent::Part(0)),
     };
-    let pool = wire.runtime().transfer_pool();
-    let buf = if head.len() + len <= pool.block_len() { pool.try_take() } else { None };
-    let Some(mut buf) = buf else { return Ok(Sent::Part(0)) };
-    buf.append(head);
-    let complete = match body {
-        Body::Empty => true,
-        Body::Bytes(bytes) => buf.append(bytes) == len,
-        Body::File(region) => append_resident(&mut buf, region, len),
-        Body::Segments(_) | Body::Stream { .. } => false,
-    };
-    if !complete {
-        return Ok(Sent::Part(0));
-    }
-    let sent = match wire.try_send(&buf, More::No) {
+    let sent = match result {
         Ok(sent) => sent,
         Err(error) if error.kind() == io::ErrorKind::WouldBlock => 0,
         Err(_) => return Err(Broken::Gone.into()),
     };
     count(wire, sent.saturating_sub(head.len()));
-    Ok(if sent == buf.len() { Sent::Whole } else { Sent::Part(sent) })
+    Ok(if sent == len { Sent::Whole } else { Sent::Part(sent) })
 }
 
-/// Whether all of the region was in the page cache and is now in the buffer.
-fn append_resident(buf: &mut Buf, region: &FileRegion, len: usize) -> bool {
-    match region.file.read_resident(region.range.start, &mut buf.spare_mut()[..len]) {
-        Ok(read) => {
-            buf.advance(read);
-            read == len
-        }
-        // Cold, shrunk or broken: the path that can wait finds out which.
-        Err(_) => false,
-    }
+/// Head and bytes in one buffer, if one is free and long enough.
+fn joined(wire: &Wire, head: &[u8], bytes: &[u8]) -> Option<Buf> {
+    let pool = wire.runtime().transfer_pool();
+    let mut buf = if head.len() + bytes.len() <= pool.block_len() { pool.try_take()? } else { return None };
+    buf.append(head);
+    buf.append(bytes);
+    Some(buf)
+}
+
+/// Head and file region in one buffer, if they are small, all of the region is in the page cache, and a buffer is free.
+fn small_file(wire: &Wire, head: &[u8], region: &FileRegion) -> Option<Buf> {
+    let len = usize::try_from(region.range.len()).ok().filter(|len| *len <= Limits::SMALL_REPLY_LEN)?;
+    let pool = wire.runtime().transfer_pool();
+    let mut buf = if head.len() + len <= pool.block_len() { pool.try_take()? } else { return None };
+    buf.append(head);
+    // What is cold, has shrunk or can't be read is left to the path that can wait and say which.
+    let read = region.file.read_resident(region.range.start, &mut buf.spare_mut()[..len]).ok()?;
+    buf.advance(read);
+    (read == len).then_some(buf)
 }
 
 /// Sends what [`at_once`] did not, waiting for the disk and for the client.

@@ -189,13 +189,21 @@ impl Wire {
     /// Sends what the socket takes at once of a reply. With it, it is too late to tell the client to go on; a 100 (Continue)
     /// that has begun is finished first.
     pub(super) fn try_send(&self, bytes: &[u8], more: More) -> std::io::Result<usize> {
+        self.try_send_pair(bytes, &[], more)
+    }
+
+    /// As [`Wire::try_send`], of two pieces, one behind the other.
+    pub(super) fn try_send_pair(&self, first: &[u8], second: &[u8], more: More) -> std::io::Result<usize> {
         let begun = self.incoming.borrow().continue_owed.len() < CONTINUE.len();
         if begun {
             self.try_continue()?;
         } else {
             self.incoming.borrow_mut().continue_owed = &[];
         }
-        let sent = self.socket.try_send(bytes, more)?;
+        let sent = match second {
+            [] => self.socket.try_send(first, more)?,
+            _ => self.socket.try_send_pair(first, second, more)?,
+        };
         if self.worker.access_log.is_some() && self.first_byte.get().is_none() {
             self.first_byte.set(Some(self.runtime().precise_now()));
         }

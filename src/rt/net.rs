@@ -59,6 +59,14 @@ impl Socket {
         self.0.runtime.driver().send(self.0.raw, bytes, more)
     }
 
+    /// As [`Socket::try_send`], of two pieces, one behind the other.
+    ///
+    /// # Errors
+    /// As [`Socket::try_send`].
+    pub fn try_send_pair(&self, first: &[u8], second: &[u8], more: More) -> io::Result<usize> {
+        self.0.runtime.driver().send_pair(self.0.raw, first, second, more)
+    }
+
     /// Sends what the socket takes at once of a region of a file whose pages are resident; 0 at the file's end.
     ///
     /// # Errors
