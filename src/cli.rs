@@ -570,7 +570,7 @@ mod tests {
     fn the_ceiling_is_printed_with_its_terms() {
         let config = Config { workers: NonZero::new(2).unwrap(), ..Config::default() };
         let expected = "\
-# memory ceiling: 901.5 MiB
+# memory ceiling: 1.8 GiB
 #   process
 #     base                     8.0 MiB
 #     access log               1.0 MiB
@@ -580,7 +580,7 @@ mod tests {
 #     receive buffers          4.0 MiB  256 × 16.0 KiB
 #     transfer buffers        16.0 MiB  64 × 256.0 KiB
 #     connections              4.9 MiB  10000 × 512 B
-#     requests under way     390.6 MiB  10000 × 40.0 KiB
+#     requests under way     859.4 MiB  10000 × 88.0 KiB
 #     open files               1.0 MiB  1024 × 1.0 KiB
 #     hot files               16.0 MiB
 # beside it in the kernel, send queues, at most: 4.9 GiB (2 workers × 10000 × 256.0 KiB)

@@ -34,7 +34,7 @@ pub mod http;
 pub mod limits;
 pub mod proto;
 mod router;
-pub mod rt;
+mod rt;
 pub mod server;
 #[cfg(test)]
 mod simulation;
@@ -47,4 +47,14 @@ pub use self::error::Error;
 pub use self::handler::media::Media;
 pub use self::http::{Body, BodyReader, Request, Response};
 pub use self::limits::Limits;
+pub use self::rt::net::BoundAddress;
 pub use self::server::{Handle, Server};
+
+/// What a handler's future can do on its worker, beside answering: spawn, wait, hand blocking calls to other threads.
+pub mod runtime {
+    pub use crate::rt::offload::Offload;
+    pub use crate::rt::queue::{Closed, Sender};
+    pub use crate::rt::task::JoinHandle;
+    pub use crate::rt::timer::{Expired, Timer, sleep};
+    pub use crate::rt::{Runtime, yield_now};
+}

@@ -183,7 +183,11 @@ impl Limits {
 
     /// The most user memory that a server with these limits and this many workers takes, term by term.
     pub fn memory_ceiling(&self, workers: usize) -> MemoryCeiling {
-        let per_request = Limits::REQUEST_BYTES.saturating_add(self.head_len as u64);
+        // A head, its copy for the access log, and what has come behind it.
+        let heads = 2 * (self.head_len as u64);
+        let per_request = Limits::REQUEST_BYTES.saturating_add(heads).saturating_add(self.receive_buffer_len as u64);
+        // The kernel's ring of them has a power of two.
+        let receive_buffers = self.receive_buffers.next_power_of_two();
         let send_queue = (self.notsent_lowat() as u64).saturating_mul(2);
         MemoryCeiling {
             workers: workers as u64,
@@ -198,7 +202,7 @@ impl Limits {
             ],
             worker: [
                 Term::new("base", 1, Limits::WORKER_BASE_BYTES),
-                Term::new("receive buffers", self.receive_buffers, self.receive_buffer_len as u64),
+                Term::new("receive buffers", receive_buffers, self.receive_buffer_len as u64),
                 Term::new("transfer buffers", self.transfer_buffers, self.high_water_mark as u64),
                 Term::new("connections", self.connections, Limits::IDLE_CONNECTION_BYTES),
                 Term::new("requests under way", self.connections, per_request),
@@ -561,7 +565,7 @@ mod tests {
     fn the_ceiling_is_the_sum_of_its_terms() {
         let limits = Limits { connections: 100, open_files: 0, ..Limits::default() };
         let ceiling = limits.memory_ceiling(2);
-        let worker = 4 * MIB + 256 * 16 * KIB + 64 * 256 * KIB + 100 * 512 + 100 * (8 + 32) * KIB + 16 * MIB;
+        let worker = 4 * MIB + 256 * 16 * KIB + 64 * 256 * KIB + 100 * 512 + 100 * (8 + 2 * 32 + 16) * KIB + 16 * MIB;
         assert_eq!(ceiling.bytes(), 8 * MIB + MIB + 2 * 10_000 * KIB + 2 * worker);
         assert_eq!(ceiling.kernel_bytes(), 2 * 100 * 2 * 128 * KIB);
     }

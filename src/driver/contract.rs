@@ -13,7 +13,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
-use super::op::{Expect, Interest, Op, OpenHow, Resolve};
+use super::op::{Closing, Expect, Interest, Op, OpenHow, Resolve};
 use super::sim::{Client, Content, End, Faults, Sim, World, explore};
 use super::slot::{Completion, Event, Owner, Slot, Token};
 use super::uring::Uring;
@@ -141,7 +141,7 @@ fn a_close_never_overtakes_what_was_submitted_before(mut stage: Stage) {
     let (socket, mut peer) = stage.connection();
     peer.send(b"before");
     let receive = stage.submit(Op::Receive { socket, expect: Expect::Now });
-    stage.driver.close(socket);
+    stage.driver.close(socket, Closing::Inline);
     // On a real kernel it is likely to get the number that has become free.
     let open = stage.submit(open_op(root, "file", Resolve::Beneath));
     let file = stage.finish(open).result.unwrap() as RawFd;
@@ -319,7 +319,7 @@ fn a_teardown_returns_every_buffer_and_closes_what_nobody_fetched(mut stage: Sta
     stage.turn();
     let buf = pools[1].try_take().unwrap();
     stage.submit(Op::Read { file, offset: 0, len: 7, buf });
-    stage.driver.close(file);
+    stage.driver.close(file, Closing::Inline);
 
     let Stage { driver, outside } = stage;
     drop(driver);
@@ -442,18 +442,18 @@ fn a_connection_ends_as_it_was_told(mut stage: Stage) {
     peer.finish();
     assert_eq!(stage.receive(socket).unwrap(), b"");
     assert_ne!(stage.finish(poll).result.unwrap() & libc::POLLHUP as u32, 0, "both directions have ended");
-    stage.driver.close(socket);
+    stage.driver.close(socket, Closing::Inline);
 
     let (broken, mut broken_peer) = stage.connection();
     stage.driver.set_option(broken, SocketOption::ResetOnClose).unwrap();
-    stage.driver.close(broken);
+    stage.driver.close(broken, Closing::Inline);
     stage.turn_until("a reset", |_| broken_peer.end() == End::Reset);
 
     let (unread, mut unread_peer) = stage.connection();
     unread_peer.send(b"nobody reads this");
     let poll = stage.submit(Op::Poll { socket: unread, interest: Interest::Readable });
     assert_eq!(stage.finish(poll).result.unwrap(), libc::POLLIN as u32);
-    stage.driver.close(unread);
+    stage.driver.close(unread, Closing::Inline);
     stage.turn_until("a reset, because bytes were not read", |_| unread_peer.end() == End::Reset);
 }
 
@@ -631,7 +631,7 @@ impl Stage {
         let root = self.root();
         let open = self.submit(open_op(root, path, Resolve::Beneath));
         let opened = self.finish(open).result;
-        self.driver.close(root);
+        self.driver.close(root, Closing::Inline);
         self.turn_until("the root is closed", |stage| stage.driver.slots().in_flight() == 0);
         opened.map(|fd| fd as RawFd)
     }
@@ -650,7 +650,7 @@ impl Stage {
     fn close_listener(&mut self, listener: Listener) {
         match listener {
             Listener::Real(listener) => drop(listener),
-            Listener::Fake(fd) => self.driver.close(fd),
+            Listener::Fake(fd) => self.driver.close(fd, Closing::Inline),
         }
     }
 

@@ -34,7 +34,7 @@ use std::task::{Context, Poll};
 use std::time::{Instant, SystemTime};
 
 use self::buf::BufferPool;
-use self::op::Op;
+use self::op::{Closing, Op};
 use self::slot::{Abandoned, Completion, Event, Owner, Slot, SlotTable};
 
 /// What a driver is made with.
@@ -154,6 +154,13 @@ pub trait Driver {
     /// As fstat(2).
     fn stat(&mut self, fd: RawFd) -> io::Result<FileStat>;
 
+    /// Lets reads of a regular file wait for the disk. It was opened so that a FIFO would not be waited for; but the ring takes
+    /// that flag for the file system's word that reads never block, and would then read a cold page on the worker's thread.
+    ///
+    /// # Errors
+    /// As fcntl(2).
+    fn allow_waiting(&mut self, file: RawFd) -> io::Result<()>;
+
     /// Sends what the socket takes at once and returns how much.
     ///
     /// # Errors
@@ -213,14 +220,14 @@ pub trait Driver {
     fn abandon(&mut self, slot: Slot) {
         match self.slots().abandon(slot) {
             Abandoned::StillInFlight => self.cancel(slot),
-            Abandoned::Done { orphan: Some(fd) } => self.close(fd),
+            Abandoned::Done { orphan: Some(fd) } => self.close(fd, Closing::Aside),
             Abandoned::Done { orphan: None } => {}
         }
     }
 
     /// Closes a descriptor after everything that was submitted before.
-    fn close(&mut self, fd: RawFd) {
-        self.submit(Op::Close { fd }, Owner::Nobody);
+    fn close(&mut self, fd: RawFd, closing: Closing) {
+        self.submit(Op::Close { fd, closing }, Owner::Nobody);
     }
 
     /// The oldest event of the worker's own operations. An event whose slot was given up is dropped.
@@ -228,7 +235,7 @@ pub trait Driver {
         loop {
             match self.slots().take_event()? {
                 Ok(event) => return Some(event),
-                Err(Some(fd)) => self.close(fd),
+                Err(Some(fd)) => self.close(fd, Closing::Aside),
                 Err(None) => {}
             }
         }

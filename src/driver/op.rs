@@ -61,7 +61,18 @@ pub enum Op {
     Close {
         /// The descriptor; not used again by its owner.
         fd: RawFd,
+        /// Where the closing is done.
+        closing: Closing,
     },
+}
+
+/// Where a descriptor is closed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Closing {
+    /// At once, in the worker's own turn: sockets.
+    Inline,
+    /// On a thread of the kernel: the last close of a file that was deleted frees its blocks, which takes as long as it is large.
+    Aside,
 }
 
 /// What a receive may hope for.

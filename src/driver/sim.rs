@@ -33,7 +33,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout};
 use self::net::Connection;
 use self::world::{FIRST_DESCRIPTOR, Object};
 use super::buf::{Buf, BufferPool};
-use super::op::{Expect, Interest, Op, Resolve};
+use super::op::{Closing, Expect, Interest, Op, Resolve};
 use super::slot::{Owner, Slot, SlotTable};
 use super::{Driver, DriverCounts, FileKind, FileStat, More, Setup, SocketOption, Wait};
 
@@ -215,7 +215,7 @@ impl Sim {
             self.flights.insert(number, flight);
         }
         if let Some(orphan) = answer.and_then(|answer| self.slots.complete(slot, answer.result, answer.lease, more)) {
-            self.close(orphan);
+            self.close(orphan, Closing::Aside);
         }
     }
 
@@ -430,7 +430,7 @@ impl Driver for Sim {
         assert!(!accept_by_task, "sim: an accept may complete many times, a task waits for one completion");
         self.counts.submissions += 1;
         self.fruitless_turns = 0;
-        if let Op::Close { fd } = op {
+        if let Op::Close { fd, .. } = op {
             self.forbid_early_close(fd);
         }
         let work = Work::new(&self.world, &op);
@@ -496,6 +496,10 @@ impl Driver for Sim {
     }
 
     #[track_caller]
+    fn allow_waiting(&mut self, file: RawFd) -> io::Result<()> {
+        self.stat(file).map(|_| ())
+    }
+
     fn send(&mut self, socket: RawFd, bytes: &[u8], _more: More) -> io::Result<usize> {
         let object = self.world.object(socket);
         let mut connection = object.socket().get();
@@ -567,7 +571,7 @@ impl Drop for Sim {
             return;
         }
         for fd in self.slots.drop_unclaimed() {
-            self.close(fd);
+            self.close(fd, Closing::Aside);
         }
         for slot in self.slots.cancellable() {
             self.abandon(slot);
@@ -591,7 +595,7 @@ impl Work {
             Op::Open { root, .. } => Work::Open(Some(checked(world.object(*root), Object::directory))),
             Op::Poll { socket, interest: Interest::Readable } if *socket < FIRST_DESCRIPTOR => Work::PollReal(*socket),
             Op::Poll { socket, interest } => Work::Poll(checked(world.object(*socket), Object::socket), *interest),
-            Op::Close { fd } => {
+            Op::Close { fd, .. } => {
                 world.begin_close(*fd);
                 Work::Close(*fd)
             }

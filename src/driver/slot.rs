@@ -266,7 +266,7 @@ fn orphan(op: &Op, result: &io::Result<u32>) -> Option<RawFd> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::op::{Expect, Interest};
+    use super::super::op::{Closing, Expect, Interest};
     use super::*;
 
     fn poll_once(table: &mut SlotTable, slot: Slot) -> Poll<Completion> {
@@ -351,7 +351,7 @@ mod tests {
             let accept = table.insert(Op::Accept { listener: 3 }, owner);
             assert_eq!(table.complete(accept, Ok(10), None, false), None);
         }
-        let _ = table.insert(Op::Close { fd: 5 }, Owner::Nobody);
+        let _ = table.insert(Op::Close { fd: 5, closing: Closing::Inline }, Owner::Nobody);
         let receive = table.insert(Op::Receive { socket: 7, expect: Expect::Now }, Owner::Worker(Token(8)));
         assert_eq!(table.drop_unclaimed(), [10, 10]);
         assert_eq!(table.cancellable(), [receive]);
@@ -361,7 +361,7 @@ mod tests {
     #[should_panic(expected = "driver invariant")]
     fn a_second_terminal_completion_aborts_loudly() {
         let mut table = SlotTable::default();
-        let slot = table.insert(Op::Close { fd: 3 }, Owner::Task(None));
+        let slot = table.insert(Op::Close { fd: 3, closing: Closing::Inline }, Owner::Task(None));
         let _ = table.complete(slot, Ok(0), None, false);
         let _ = table.complete(slot, Ok(0), None, false);
     }

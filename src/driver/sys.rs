@@ -26,6 +26,12 @@ pub fn stat(fd: RawFd) -> io::Result<FileStat> {
     })
 }
 
+/// See [`super::Driver::allow_waiting`].
+pub fn allow_waiting(file: RawFd) -> io::Result<()> {
+    nix::fcntl::fcntl(borrow(file), nix::fcntl::FcntlArg::F_SETFL(nix::fcntl::OFlag::empty()))?;
+    Ok(())
+}
+
 /// See [`super::Driver::send`].
 pub fn send(socket: RawFd, bytes: &[u8], more: More) -> io::Result<usize> {
     // SAFETY: pointer and length come from one live slice, and the kernel only reads it during the call.

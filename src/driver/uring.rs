@@ -19,7 +19,7 @@ use io_uring::{IoUring, Probe, cqueue, opcode, squeue};
 
 use self::poll::{Polls, Step};
 use super::buf::{Buf, BufferPool};
-use super::op::{Expect, Op, Resolve};
+use super::op::{Closing, Expect, Op, Resolve};
 use super::slot::{Owner, Slot, SlotTable};
 use super::{Driver, DriverCounts, FileStat, More, Setup, SocketOption, Wait, sys};
 
@@ -62,8 +62,9 @@ impl Uring {
         let (blocks, len) = setup.receive_buffers;
         let receive_pool = BufferPool::provided(blocks, len)?;
         let (address, entries) = receive_pool.provided_ring().ok_or(io::ErrorKind::InvalidInput)?;
-        // SAFETY: the ring's memory belongs to `receive_pool`, which is dropped after `ring` (field order) and, when a
-        // teardown fails, not at all.
+        // SAFETY: the ring's memory belongs to `receive_pool`. Once the driver is made, its fields' order drops that after
+        // `ring`, and a teardown that fails leaks it. Should making fail below, nothing was received yet, and the kernel
+        // holds pages that it has pinned itself.
         unsafe { ring.submitter().register_buf_ring_with_flags(address, entries, RECEIVE_GROUP, 0)? };
         let (blocks, len) = setup.transfer_buffers;
         let transfer_pool = BufferPool::new(blocks, len)?;
@@ -124,7 +125,13 @@ impl Uring {
                 opcode::OpenAt2::new(Fd(*root), path.as_ptr(), &raw const how.0).build()
             }
             Op::Poll { socket, interest } => opcode::PollAdd::new(Fd(*socket), poll::events(*interest)).build(),
-            Op::Close { fd } => opcode::Close::new(Fd(*fd)).build(),
+            Op::Close { fd, closing } => {
+                let close = opcode::Close::new(Fd(*fd)).build();
+                match closing {
+                    Closing::Inline => close,
+                    Closing::Aside => close.flags(squeue::Flags::ASYNC),
+                }
+            }
         };
         entry.user_data(u64::from(slot.0))
     }
@@ -141,7 +148,7 @@ impl Uring {
         }
         for sequel in sequels {
             match sequel {
-                Sequel::Close(fd) => self.close(fd),
+                Sequel::Close(fd) => self.close(fd, Closing::Aside),
                 Sequel::Cancel(slot) => self.cancel(slot),
                 Sequel::PollOn(slot) => self.poll_on(slot),
             }
@@ -183,7 +190,7 @@ impl Uring {
     fn teardown(&mut self) -> io::Result<()> {
         let deadline = Instant::now() + TEARDOWN;
         for fd in self.slots.drop_unclaimed() {
-            self.close(fd);
+            self.close(fd, Closing::Aside);
         }
         for slot in self.slots.cancellable() {
             self.abandon(slot);
@@ -244,6 +251,10 @@ impl Driver for Uring {
 
     fn stat(&mut self, fd: RawFd) -> io::Result<FileStat> {
         sys::stat(fd)
+    }
+
+    fn allow_waiting(&mut self, file: RawFd) -> io::Result<()> {
+        sys::allow_waiting(file)
     }
 
     fn send(&mut self, socket: RawFd, bytes: &[u8], more: More) -> io::Result<usize> {

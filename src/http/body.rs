@@ -61,7 +61,7 @@ pub enum Segment {
 
 impl Segment {
     /// Length in bytes.
-    fn len(&self) -> u64 {
+    pub(super) fn len(&self) -> u64 {
         match self {
             Segment::Bytes(bytes) => bytes.len() as u64,
             Segment::File(region) => region.range.len(),
@@ -89,7 +89,7 @@ impl Body {
             Body::Empty => Some(0),
             Body::Bytes(bytes) => Some(bytes.len() as u64),
             Body::File(region) => Some(region.range.len()),
-            Body::Segments(segments) => Some(segments.iter().map(Segment::len).sum()),
+            Body::Segments(segments) => Some(segments.iter().fold(0, |sum, segment| sum.saturating_add(segment.len()))),
             Body::Stream { len, .. } => *len,
         }
     }
@@ -168,19 +168,21 @@ impl From<Chunk> for Bytes {
 /// Reads a request's body as it comes. Nothing is received unless it is polled, so a reader that stops makes TCP hold the
 /// client back. The first poll answers `Expect: 100-continue` (F8).
 ///
-/// Dropping it leaves the rest to the server, which drains a little and otherwise closes the connection (F7).
+/// Dropping it leaves the rest to the server, which drains a little and otherwise closes the connection (F7). One that outlives
+/// its exchange is told that there is no more, and the connection closes.
 pub struct BodyReader {
     /// Room for the 100 (Continue), where earlier replies fill the socket. Before the wire, so that it is given up before the
     /// socket is closed.
     room: Option<Operation>,
     /// Its own, because a reply may be sent, at its own pace, while the body is read.
     timer: Option<Timer>,
+    has_failed: bool,
     wire: Rc<Wire>,
 }
 
 impl BodyReader {
     pub(super) fn new(wire: Rc<Wire>) -> Self {
-        BodyReader { room: None, timer: None, wire }
+        BodyReader { room: None, timer: None, has_failed: false, wire }
     }
 
     /// The next bytes; `None` at the end of the body.
@@ -221,14 +223,21 @@ impl BodyReader {
             match take_chunk(&self.wire) {
                 Taken::Chunk(chunk) => return Poll::Ready(Some(Ok(chunk))),
                 Taken::End => return Poll::Ready(None),
-                Taken::Failed(error) => return Poll::Ready(Some(Err(error))),
+                Taken::Failed(error) => return Poll::Ready(self.fail(error)),
                 Taken::NeedMore => {}
             }
-            if let Err(broken) = ready!(self.poll_more(cx)) {
+            let more = self.poll_more(cx);
+            self.wire.incoming.borrow_mut().reader = more.is_pending().then(|| cx.waker().clone());
+            if let Err(broken) = ready!(more) {
                 self.wire.incoming.borrow_mut().framing = BodyState::Broken;
-                return Poll::Ready(Some(Err(broken.into())));
+                return Poll::Ready(self.fail(broken.into()));
             }
         }
+    }
+
+    /// The error, once; after it the stream is over.
+    fn fail(&mut self, error: Error) -> Option<Result<Chunk, Error>> {
+        (!std::mem::replace(&mut self.has_failed, true)).then_some(Err(error))
     }
 
     /// Receives more, after the client was told to go on (F8).

@@ -17,7 +17,7 @@ use super::wire::Wire;
 use super::{Handler, Worker};
 use crate::driver::SocketOption;
 use crate::driver::buf::Buf;
-use crate::driver::op::{Expect, Op};
+use crate::driver::op::{Closing, Expect, Op};
 use crate::driver::slot::{Event, Owner, Slot, Token};
 use crate::limits::Limits;
 use crate::rt::Descriptor;
@@ -114,7 +114,7 @@ impl Connections {
                 }
             }
         }
-        let listener = Some(Descriptor { raw: listener, runtime: worker.runtime.clone() });
+        let listener = Some(Descriptor { raw: listener, closing: Closing::Inline, runtime: worker.runtime.clone() });
         self.0.gates.borrow_mut().push(Gate { listener, is_tcp, accept: None, handler, reserve: 0 });
         self.accept();
     }

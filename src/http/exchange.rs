@@ -12,6 +12,7 @@
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::rc::Rc;
+use std::task::Waker;
 use std::time::Instant;
 
 use futures_util::FutureExt;
@@ -108,13 +109,19 @@ fn ask<'a>(
     Ok((account, answer))
 }
 
+/// An interim status can't end an exchange: the client would take the next reply for this one (RFC 9110 §15.2).
+fn misused() -> Response {
+    tracing::error!("a handler answered with an interim status");
+    Response::text(StatusCode::INTERNAL_SERVER_ERROR, "The server failed to answer.")
+}
+
 fn panicked(wire: &Wire) -> Response {
     wire.worker.metrics.handler_panics.increment();
     Response::text(StatusCode::INTERNAL_SERVER_ERROR, "The server failed to answer.")
 }
 
 /// Answers what is no request, or none that can be served, and closes.
-async fn refuse(wire: &Wire, seat: &Seat, refusal: Refusal) -> Next {
+async fn refuse(wire: &Rc<Wire>, seat: &Seat, refusal: Refusal) -> Next {
     wire.incoming.borrow_mut().framing = BodyState::Broken;
     wire.worker.metrics.requests_malformed.increment();
     let mut account = Account::open(wire, seat, None);
@@ -301,8 +308,8 @@ fn expect_body(wire: &Wire, framing: Framing, continue_owed: bool) {
     };
 }
 
-async fn reply(wire: &Wire, account: &mut Account<'_>, response: Response) -> Next {
-    let Response { head, body } = response;
+async fn reply(wire: &Rc<Wire>, account: &mut Account<'_>, response: Response) -> Next {
+    let Response { head, body } = if response.status().is_informational() { misused() } else { response };
     let persistence = persistence(wire, account.keeps_alive && !head.closes());
     let (body, payload) = frame(head.status, account, body);
     let mut bytes = Vec::new();
@@ -324,8 +331,11 @@ async fn reply(wire: &Wire, account: &mut Account<'_>, response: Response) -> Ne
 
 /// What goes out behind the head: nothing where the method or the status says so (RFC 9110 §6.4.1), though its length is told.
 fn frame(status: StatusCode, account: &Account<'_>, body: Body) -> (Body, Payload) {
-    if status.is_informational() || status == StatusCode::NO_CONTENT || status == StatusCode::NOT_MODIFIED {
+    if status == StatusCode::NO_CONTENT || status == StatusCode::NOT_MODIFIED {
         return (Body::Empty, Payload::None);
+    }
+    if status == StatusCode::RESET_CONTENT {
+        return (Body::Empty, Payload::Length(0));
     }
     match body.len() {
         Some(len) if account.is_head => (Body::Empty, Payload::Length(len)),
@@ -348,7 +358,14 @@ fn persistence(wire: &Wire, keeps_alive: bool) -> Persistence {
     if keeps { Persistence::KeepAlive } else { Persistence::Close }
 }
 
-async fn after_reply(wire: &Wire, persistence: Persistence) -> Next {
+async fn after_reply(wire: &Rc<Wire>, persistence: Persistence) -> Next {
+    if Rc::strong_count(wire) > 1 {
+        // Someone kept the reader of a body whose exchange is over; it must never read what comes next.
+        let mut incoming = wire.incoming.borrow_mut();
+        incoming.framing = BodyState::Broken;
+        incoming.reader.take().into_iter().for_each(Waker::wake);
+        return Next::Linger;
+    }
     let unread_body = !matches!(wire.incoming.borrow().framing, BodyState::Done | BodyState::Length(0));
     match persistence {
         Persistence::Close => Next::Linger,

@@ -13,7 +13,7 @@
 
 pub mod body;
 mod budget;
-pub mod connections;
+pub(crate) mod connections;
 mod exchange;
 mod pace;
 mod request;
@@ -108,7 +108,7 @@ pub struct Worker {
 
 impl Worker {
     /// The shared state of the calling thread's worker.
-    pub fn new(
+    pub(crate) fn new(
         runtime: &Rc<Runtime>,
         limits: Limits,
         metrics: Arc<WorkerMetrics>,

@@ -79,6 +79,7 @@ enum Sent {
 fn at_once(wire: &Wire, head: &[u8], body: &Body) -> Result<Sent, Unsent> {
     let (result, len) = match body {
         Body::Empty => (wire.try_send(head, More::No), head.len()),
+        Body::Bytes(bytes) if bytes.len() > wire.worker.limits.high_water_mark => return Ok(Sent::Part(0)),
         Body::Bytes(bytes) => {
             let joined = (bytes.len() <= JOINED_LEN).then(|| joined(wire, head, bytes)).flatten();
             let result = match joined {
@@ -123,6 +124,11 @@ fn small_file(wire: &Wire, head: &[u8], region: &FileRegion) -> Option<Buf> {
     (read == len).then_some(buf)
 }
 
+/// Whether to hold a packet back for what follows: never for nothing, which would come late (tcp(7), `TCP_CORK`).
+fn before(is_last: bool) -> More {
+    if is_last { More::No } else { More::Follows }
+}
+
 /// Sends what [`at_once`] did not, waiting for the disk and for the client.
 async fn rest(wire: &Wire, head: &[u8], body: Body, payload: Payload, sent: usize) -> Result<(), Unsent> {
     let mut sending =
@@ -131,16 +137,18 @@ async fn rest(wire: &Wire, head: &[u8], body: Body, payload: Payload, sent: usiz
     match body {
         Body::Empty => sending.all(head, More::No).await,
         Body::Bytes(bytes) => {
-            sending.all(head, More::Follows).await?;
-            sending.bytes(&bytes[of_body..], More::No).await
+            let bytes = &bytes[of_body..];
+            sending.all(head, before(bytes.is_empty())).await?;
+            sending.bytes(bytes, More::No).await
         }
         Body::File(mut region) => {
             region.range.start += of_body as u64;
-            sending.all(head, if region.range.is_empty() { More::No } else { More::Follows }).await?;
+            sending.all(head, before(region.range.is_empty())).await?;
             sending.region(region).await
         }
-        Body::Segments(segments) => {
-            sending.all(head, More::Follows).await?;
+        Body::Segments(mut segments) => {
+            segments.retain(|segment| segment.len() > 0);
+            sending.all(head, before(segments.is_empty())).await?;
             sending.segments(segments).await
         }
         Body::Stream { items, .. } => sending.stream(head, items, payload).await,
@@ -183,7 +191,7 @@ impl Sending<'_> {
     async fn segments(&mut self, segments: Vec<Segment>) -> Result<(), Unsent> {
         let last = segments.len().saturating_sub(1);
         for (index, segment) in segments.into_iter().enumerate() {
-            let more = if index == last { More::No } else { More::Follows };
+            let more = before(index == last);
             match segment {
                 Segment::Bytes(bytes) => self.bytes(&bytes, more).await?,
                 Segment::File(region) => self.region(region).await?,

@@ -7,7 +7,7 @@
 use std::cell::{Cell, RefCell};
 use std::ops::Range;
 use std::rc::Rc;
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll, Waker, ready};
 use std::time::{Duration, Instant};
 
 use super::Worker;
@@ -20,7 +20,7 @@ use crate::proto::http1::chunked::Decoder;
 use crate::proto::http1::encode::CONTINUE;
 use crate::rt::net::{Socket, received};
 use crate::rt::timer::Timer;
-use crate::rt::{Operation, Runtime};
+use crate::rt::{Operation, Runtime, yield_now};
 
 /// A busy connection.
 pub(super) struct Wire {
@@ -51,6 +51,8 @@ pub(super) struct Incoming {
     /// What is still owed of the 100 (Continue) (F8).
     pub(super) continue_owed: &'static [u8],
     pub(super) pace: Pace,
+    /// Who waits for more of it: told when the exchange is over and there will be none.
+    pub(super) reader: Option<Waker>,
 }
 
 /// How far the request's body has been taken off the wire.
@@ -86,6 +88,7 @@ impl Wire {
                 framing: BodyState::Done,
                 continue_owed: &[],
                 pace: Pace::new(worker.limits.request_min_rate, worker.limits.rate_grace),
+                reader: None,
             }),
             receiving: RefCell::new(Receiving::No),
             body_sent: Cell::new(0),
@@ -210,13 +213,18 @@ impl Wire {
         Ok(sent)
     }
 
-    /// Sends all of it, waiting for room as often as it takes.
+    /// Sends all of it, one high water mark a turn, waiting for room as often as it takes.
     pub(super) async fn send_all(&self, mut bytes: &[u8], more: More, pace: &mut Pace) -> Result<(), Broken> {
         while !bytes.is_empty() {
-            match self.try_send(bytes, more) {
+            let turn = bytes.len().min(self.worker.limits.high_water_mark);
+            let more = if turn < bytes.len() { More::Follows } else { more };
+            match self.try_send(&bytes[..turn], more) {
                 Ok(sent) => {
                     pace.moved(sent as u64);
                     bytes = &bytes[sent..];
+                    if sent == turn && !bytes.is_empty() {
+                        yield_now().await;
+                    }
                 }
                 Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => self.writable(pace).await?,
                 Err(_) => return Err(Broken::Gone),
@@ -230,6 +238,9 @@ impl Wire {
         !matches!(*self.receiving.borrow(), Receiving::No)
     }
 }
+
+/// Spilled bytes take this much, in bytes, before it is worth moving what is left of them.
+const WORTH_SHRINKING: usize = 4 << 10;
 
 /// Bytes that have come and are not used yet.
 #[derive(Default)]
@@ -264,6 +275,11 @@ impl Input {
         self.at += n;
         if self.unread().is_empty() {
             *self = Input::default();
+        } else if let Held::Heap(bytes) = &mut self.held
+            && bytes.capacity() > WORTH_SHRINKING
+        {
+            // What a large head took is not kept for the few bytes behind it.
+            *self = Input { held: Held::Heap(bytes[self.at..].to_vec()), at: 0 };
         }
     }
 
@@ -295,6 +311,7 @@ impl Input {
         self.spill();
         if let Held::Heap(bytes) = &mut self.held {
             bytes.drain(..self.at);
+            bytes.reserve_exact(buf.len());
             bytes.extend_from_slice(&buf);
         }
         self.at = 0;

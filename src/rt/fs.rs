@@ -8,9 +8,9 @@ use std::path::Path;
 use std::rc::Rc;
 
 use super::{Descriptor, Runtime};
-use crate::driver::FileStat;
 use crate::driver::buf::Buf;
-use crate::driver::op::{Op, OpenHow, Resolve};
+use crate::driver::op::{Closing, Op, OpenHow, Resolve};
+use crate::driver::{FileKind, FileStat};
 
 /// An open file or directory, read-only.
 #[derive(Debug)]
@@ -32,7 +32,11 @@ impl File {
     /// As openat2(2): `EXDEV` for an escape, `ENXIO` for a socket.
     pub async fn open_beneath(&self, path: &[u8]) -> io::Result<File> {
         let path = if path.is_empty() { b"." } else { path };
-        open(&self.0.runtime, self.0.raw, path, Resolve::Beneath).await
+        let file = open(&self.0.runtime, self.0.raw, path, Resolve::Beneath).await?;
+        if file.stat()?.kind == FileKind::Regular {
+            self.0.runtime.driver().allow_waiting(file.0.raw)?;
+        }
+        Ok(file)
     }
 
     /// What it is and how long, now.
@@ -80,5 +84,6 @@ async fn open(runtime: &Rc<Runtime>, root: RawFd, path: &[u8], resolve: Resolve)
     let path = CString::new(path).map_err(|_| io::Error::from(io::ErrorKind::InvalidInput))?;
     let op = Op::Open { root, path, resolve, how: Box::<OpenHow>::default() };
     let completion = runtime.operate(op).await;
-    Ok(File(Descriptor { raw: completion.result? as RawFd, runtime: runtime.clone() }))
+    let raw = completion.result? as RawFd;
+    Ok(File(Descriptor { raw, closing: Closing::Aside, runtime: runtime.clone() }))
 }

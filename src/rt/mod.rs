@@ -20,7 +20,7 @@ use std::time::{Instant, SystemTime};
 
 use crate::driver::Driver;
 use crate::driver::buf::BufferPool;
-use crate::driver::op::Op;
+use crate::driver::op::{Closing, Op};
 use crate::driver::slot::{Completion, Owner, Slot};
 
 use self::offload::Offload;
@@ -165,12 +165,13 @@ impl Drop for Operation {
 /// A descriptor that closes itself, in order after every operation that names it.
 pub(crate) struct Descriptor {
     pub(crate) raw: RawFd,
+    pub(crate) closing: Closing,
     pub(crate) runtime: Rc<Runtime>,
 }
 
 impl Drop for Descriptor {
     fn drop(&mut self) {
-        self.runtime.driver().close(self.raw);
+        self.runtime.driver().close(self.raw, self.closing);
     }
 }
 

@@ -10,7 +10,7 @@ use nix::sys::socket::{AddressFamily, Backlog, SockFlag, SockType, SockaddrStora
 
 use super::{Descriptor, Runtime};
 use crate::driver::buf::Buf;
-use crate::driver::op::{Expect, Interest, Op};
+use crate::driver::op::{Closing, Expect, Interest, Op};
 use crate::driver::{More, SocketOption};
 
 /// Connections that the kernel queues for a listener before it refuses more; capped by `net.core.somaxconn`.
@@ -23,7 +23,7 @@ pub struct Socket(Descriptor);
 impl Socket {
     /// Takes over a descriptor that an accept yielded.
     pub(crate) fn from_raw(raw: RawFd, runtime: &Rc<Runtime>) -> Self {
-        Socket(Descriptor { raw, runtime: runtime.clone() })
+        Socket(Descriptor { raw, closing: Closing::Inline, runtime: runtime.clone() })
     }
 
     pub(crate) fn raw(&self) -> RawFd {

@@ -87,13 +87,9 @@ impl Timers {
     }
 
     /// How many timers there are.
+    #[cfg(test)]
     pub fn len(&self) -> usize {
         self.entries.len()
-    }
-
-    /// Whether there is none.
-    pub fn is_empty(&self) -> bool {
-        self.entries.is_empty()
     }
 }
 
@@ -121,7 +117,8 @@ impl Timer {
 
     /// Moves the deadline to this long from now.
     pub fn set_after(&self, duration: Duration) {
-        self.set(Some(self.runtime.now() + duration));
+        // Beyond the clock's end is never.
+        self.set(self.runtime.now().checked_add(duration));
     }
 
     /// The deadline, if there is one.

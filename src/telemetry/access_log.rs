@@ -1,34 +1,20 @@
-//! The access log: a line for each request, written without ever making a worker wait for a disk or a pipe.
-//!
-//! A worker formats its line into a buffer of its thread and appends it whole to one of two halves, under a lock that is
-//! held for a copy of some hundred bytes. A thread of the log's own takes the filled half, gives the workers the other, and
-//! writes. Both halves together are the bound; a line that finds no room is dropped and counted, because a log that
-//! stalls must not stall the media. The writer is woken for the first line and then gathers for a moment, so that a busy
-//! server pays for some wake-ups a second and not for one a request.
-//!
-//! A buffer for each worker was rejected: lines would be out of order by whole buffers, and the bound would grow with the
-//! workers for a lock that is hardly ever contended. Writing through the ring was rejected too: the log may be a pipe whose
-//! reader has stopped, and it has to be written while the workers shut down.
+//! The access log: a line for each request, formatted by the worker and handed to a [`LineWriter`](super::line_writer).
 //!
 //! What clients send is escaped, so that no request can forge a line or send a sequence to the reader's terminal.
 
 use std::cell::Cell;
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
-use std::mem;
 use std::net::SocketAddr;
 use std::os::fd::AsFd;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
-use std::thread::{self, JoinHandle};
+use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use http::Version;
 
-/// How long the writer gathers lines after the first before it writes, unless a half is half full.
-const GATHER: Duration = Duration::from_millis(100);
+use super::line_writer::{LineWriter, News, Open, Reports};
 
 /// A thread's line buffer keeps at most this many bytes from one line to the next.
 const LINE_KEPT_LEN: usize = 8 << 10;
@@ -134,22 +120,11 @@ impl AccessLog {
         AccessLog::start_with(Box::new(move || destination.open()), format, buffer_len)
     }
 
-    /// The same, to whatever `open` opens; it is called again whenever the log is reopened.
-    fn start_with(mut open: Open, format: Format, buffer_len: usize) -> io::Result<AccessLog> {
-        let file = open()?;
-        let half_len = buffer_len / 2;
-        let shared = Arc::new(Shared {
-            half_len,
-            state: Mutex::new(State { filling: Vec::with_capacity(half_len), ..State::default() }),
-            wake: Condvar::new(),
-            dropped: AtomicU64::new(0),
-        });
-        let writer = Writer { open, file, failing: false, torn: false };
-        let thread = thread::Builder::new().name("access-log".into()).spawn({
-            let shared = Arc::clone(&shared);
-            move || shared.run(writer)
-        })?;
-        Ok(AccessLog { inner: Arc::new(Inner { format, shared, thread: Mutex::new(Some(thread)) }) })
+    /// The same, to whatever `open` opens.
+    fn start_with(open: Open, format: Format, buffer_len: usize) -> io::Result<AccessLog> {
+        // What was dropped is in the metrics; the log itself holds nothing but requests.
+        let lines = LineWriter::start("access-log", open, Reports { news: tell, gap: None }, buffer_len)?;
+        Ok(AccessLog { inner: Arc::new(Inner { format, lines }) })
     }
 
     /// Logs a request. The line is in the buffer when this returns, or it is counted as dropped; nothing here waits for
@@ -165,7 +140,7 @@ impl AccessLog {
             Format::Text => write_text(&mut line, record),
             Format::Json => write_json(&mut line, record),
         }
-        self.inner.shared.append(&line);
+        self.inner.lines.append(&line);
         line.clear();
         line.shrink_to(LINE_KEPT_LEN);
         let _ = LINE.try_with(|kept| kept.set(line));
@@ -173,21 +148,20 @@ impl AccessLog {
 
     /// Lines that found no room, came after the log was closed, or could not be written.
     pub fn dropped(&self) -> u64 {
-        self.inner.shared.dropped.load(Relaxed)
+        self.inner.lines.dropped()
     }
 
     /// Opens the destination again, as after a rotation that renamed the file: every line that hasn't been taken for
     /// writing goes to the new one. Where it can't be opened, the old one stays. Returns at once.
     pub fn reopen(&self) {
-        self.inner.shared.lock().reopen = true;
-        self.inner.shared.wake.notify_one();
+        self.inner.lines.reopen();
     }
 
     /// Writes what is buffered and ends the thread; what is recorded from now on is dropped. Closing again does nothing.
     ///
-    /// Waits for the destination, however long it takes: it is for the end of the process, not for a worker.
+    /// Waits some seconds for the destination: it is for the end of the process, not for a worker.
     pub fn close(&self) {
-        self.inner.close();
+        self.inner.lines.close();
     }
 }
 
@@ -195,123 +169,18 @@ impl AccessLog {
 #[derive(Debug)]
 struct Inner {
     format: Format,
-    shared: Arc<Shared>,
-    thread: Mutex<Option<JoinHandle<()>>>,
+    lines: LineWriter,
 }
 
-impl Inner {
-    fn close(&self) {
-        self.shared.lock().closing = true;
-        self.shared.wake.notify_one();
-        // Held while joining, so that a second caller too returns only when everything is written.
-        let mut thread = self.thread.lock().unwrap_or_else(PoisonError::into_inner);
-        if thread.take().is_some_and(|thread| thread.join().is_err()) {
-            tracing::error!("the access log's thread panicked; its last lines are lost");
+fn tell(news: News) {
+    match news {
+        News::Failing(error) => tracing::error!("the access log can't be written, lines are lost: {error}"),
+        News::Recovered => tracing::info!("the access log is written again"),
+        News::NotReopened(error) => {
+            tracing::error!("the access log can't be opened again, the old file stays in use: {error}")
         }
     }
 }
-
-impl Drop for Inner {
-    fn drop(&mut self) {
-        self.close();
-    }
-}
-
-/// What the handles and the thread share.
-#[derive(Debug)]
-struct Shared {
-    half_len: usize,
-    state: Mutex<State>,
-    wake: Condvar,
-    dropped: AtomicU64,
-}
-
-#[derive(Debug, Default)]
-struct State {
-    /// The half that takes lines; the writer has the other.
-    filling: Vec<u8>,
-    /// How many bytes `filling` must reach for the writer to be woken; none while it is not waiting.
-    wake_at: Option<usize>,
-    reopen: bool,
-    closing: bool,
-}
-
-/// What the writer is to do after it has taken a half.
-struct Turn {
-    reopen: bool,
-    last: bool,
-}
-
-impl Shared {
-    /// Puts a whole line into the buffer, or counts it as dropped.
-    fn append(&self, line: &[u8]) {
-        let mut state = self.lock();
-        let before = state.filling.len();
-        let after = before + line.len();
-        if after > self.half_len || state.closing {
-            drop(state);
-            self.dropped.fetch_add(1, Relaxed);
-            return;
-        }
-        state.filling.extend_from_slice(line);
-        let wake = state.wake_at.is_some_and(|wake_at| before < wake_at && after >= wake_at);
-        drop(state);
-        if wake {
-            self.wake.notify_one();
-        }
-    }
-
-    /// The thread: take a half, write it, again, until the log closes.
-    fn run(&self, mut writer: Writer) {
-        let mut batch = Vec::with_capacity(self.half_len);
-        loop {
-            let turn = self.take(&mut batch);
-            if turn.reopen {
-                writer.reopen();
-            }
-            let Written { lost, news } = writer.write(&batch);
-            self.dropped.fetch_add(lost, Relaxed);
-            batch.clear();
-            match news {
-                Some(News::Failing(error)) => {
-                    tracing::error!("the access log can't be written, lines are lost: {error}")
-                }
-                Some(News::Recovered) => tracing::info!("the access log is written again"),
-                None => {}
-            }
-            if turn.last {
-                return;
-            }
-        }
-    }
-
-    /// Waits for lines, gathers a few more, and swaps them for `empty`.
-    fn take(&self, empty: &mut Vec<u8>) -> Turn {
-        let mut state = self.lock();
-        state.wake_at = Some(1);
-        state = self
-            .wake
-            .wait_while(state, |s| s.filling.is_empty() && !s.reopen && !s.closing)
-            .unwrap_or_else(PoisonError::into_inner);
-        let enough = self.half_len / 2;
-        state.wake_at = Some(enough);
-        (state, _) = self
-            .wake
-            .wait_timeout_while(state, GATHER, |s| s.filling.len() < enough && !s.reopen && !s.closing)
-            .unwrap_or_else(PoisonError::into_inner);
-        state.wake_at = None;
-        mem::swap(&mut state.filling, empty);
-        Turn { reopen: mem::take(&mut state.reopen), last: state.closing }
-    }
-
-    /// A panic elsewhere leaves the state whole: no line is half appended.
-    fn lock(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-/// Opens the destination, again and again.
-type Open = Box<dyn FnMut() -> io::Result<Box<dyn Write + Send>> + Send>;
 
 impl Destination {
     fn open(&self) -> io::Result<Box<dyn Write + Send>> {
@@ -320,88 +189,6 @@ impl Destination {
             Destination::Stdout => File::from(io::stdout().as_fd().try_clone_to_owned()?),
             Destination::File(path) => OpenOptions::new().append(true).create(true).mode(0o640).open(path)?,
         }))
-    }
-}
-
-/// The thread's end of the log.
-struct Writer {
-    open: Open,
-    file: Box<dyn Write + Send>,
-    /// The last write failed.
-    failing: bool,
-    /// The last write ended inside a line.
-    torn: bool,
-}
-
-/// What became of a batch of lines.
-#[derive(Debug)]
-struct Written {
-    lost: u64,
-    news: Option<News>,
-}
-
-/// A change that the operator is told of, once.
-#[derive(Debug)]
-enum News {
-    Failing(io::Error),
-    Recovered,
-}
-
-impl Writer {
-    fn reopen(&mut self) {
-        match (self.open)() {
-            Ok(file) => self.file = file,
-            Err(error) => tracing::error!("the access log can't be opened again, the old file stays in use: {error}"),
-        }
-    }
-
-    /// Writes whole lines. What could not be written is lost: the next batch tries again.
-    fn write(&mut self, batch: &[u8]) -> Written {
-        if batch.is_empty() {
-            return Written { lost: 0, news: None };
-        }
-        let (written, result) = self.write_until_error(batch);
-        let was_failing = mem::replace(&mut self.failing, result.is_err());
-        let news = match result {
-            Ok(()) => was_failing.then_some(News::Recovered),
-            Err(error) => (!was_failing).then_some(News::Failing(error)),
-        };
-        let lost = batch[written..].iter().filter(|byte| **byte == b'\n').count() as u64;
-        Written { lost, news }
-    }
-
-    /// How many bytes of `batch` were written, and why not all of them.
-    fn write_until_error(&mut self, batch: &[u8]) -> (usize, io::Result<()>) {
-        // A line that was cut by a full disk is ended first: the next one is never glued to it.
-        if self.torn {
-            match self.write_once(b"\n") {
-                Ok(_) => self.torn = false,
-                Err(error) => return (0, Err(error)),
-            }
-        }
-        let mut written = 0;
-        while written < batch.len() {
-            match self.write_once(&batch[written..]) {
-                Ok(len) => written += len,
-                Err(error) => {
-                    self.torn = written > 0 && batch[written - 1] != b'\n';
-                    return (written, Err(error));
-                }
-            }
-        }
-        (written, Ok(()))
-    }
-
-    /// At least one byte of `bytes`, which is not empty, or an error.
-    fn write_once(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        loop {
-            match self.file.write(bytes) {
-                Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
-                Ok(len) => return Ok(len.min(bytes.len())),
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) => return Err(error),
-            }
-        }
     }
 }
 
@@ -580,9 +367,9 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
     use serde_json::{Value, json};
-    use std::collections::VecDeque;
     use std::fs;
     use std::sync::mpsc::{self, Receiver, Sender};
+    use std::thread;
 
     // ---- lines ----
 
@@ -880,49 +667,6 @@ mod tests {
         assert_eq!(written.lines().count() as u64 + log.dropped(), 8000);
     }
 
-    // ---- a destination that fails ----
-
-    #[test]
-    fn a_failure_is_said_once_and_so_is_its_end() {
-        let full = || Err(io::ErrorKind::StorageFull.into());
-        let (mut writer, _) = scripted([Ok(4), full(), full(), Ok(4), full(), Ok(4), Ok(4), full()]);
-        let told = ["one\n", "two\n", "thr\n", "fou\nfiv\n", "", "six\n", "sev\n", "eig\n"].map(|batch| {
-            let Written { lost, news } = writer.write(batch.as_bytes());
-            let news = news.map(|news| matches!(news, News::Failing(_)));
-            (lost, news)
-        });
-        let (failing, recovered) = (Some(true), Some(false));
-        let expected = [
-            (0, None),
-            (1, failing),
-            (1, None),
-            // The first line of a batch gets through, the second does not: still the same failure.
-            (1, None),
-            (0, None),
-            (0, recovered),
-            (0, None),
-            (1, failing),
-        ];
-        assert_eq!(told, expected);
-    }
-
-    #[test]
-    fn a_line_cut_by_a_full_disk_is_never_glued_to_the_next() {
-        let full = || Err(io::ErrorKind::StorageFull.into());
-        let interrupted = Err(io::ErrorKind::Interrupted.into());
-        let (mut writer, written) = scripted([Ok(6), full(), full(), Ok(1), Ok(2), interrupted, Ok(9)]);
-        assert_eq!(writer.write(b"one\ntwo\nthree\n").lost, 2);
-        assert_eq!(writer.write(b"four\n").lost, 1);
-        assert_eq!(writer.write(b"five\n").lost, 0);
-        assert_eq!(*written.lock().unwrap(), b"one\ntw\nfive\n");
-    }
-
-    #[test]
-    fn a_destination_that_takes_nothing_does_not_spin() {
-        let (mut writer, _) = scripted([Ok(0)]);
-        assert_eq!(writer.write(b"one\ntwo\n").lost, 2);
-    }
-
     fn sample() -> Record<'static> {
         Record {
             time: UNIX_EPOCH + Duration::from_millis(971_186_136_789),
@@ -1020,31 +764,5 @@ mod tests {
             None => Err(io::ErrorKind::NotFound.into()),
         });
         (open, taken, release)
-    }
-
-    /// A destination that answers each write as the script says: at most so many bytes, or an error.
-    struct Scripted {
-        script: VecDeque<io::Result<usize>>,
-        written: Arc<Mutex<Vec<u8>>>,
-    }
-
-    impl Write for Scripted {
-        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-            let len = self.script.pop_front().unwrap()?.min(bytes.len());
-            self.written.lock().unwrap().extend_from_slice(&bytes[..len]);
-            Ok(len)
-        }
-
-        fn flush(&mut self) -> io::Result<()> {
-            Ok(())
-        }
-    }
-
-    /// A writer over a script, and what it has written.
-    fn scripted(script: impl IntoIterator<Item = io::Result<usize>>) -> (Writer, Arc<Mutex<Vec<u8>>>) {
-        let written = Arc::new(Mutex::new(Vec::new()));
-        let file = Box::new(Scripted { script: script.into_iter().collect(), written: Arc::clone(&written) });
-        let open: Open = Box::new(|| Err(io::ErrorKind::NotFound.into()));
-        (Writer { open, file, failing: false, torn: false }, written)
     }
 }

@@ -21,7 +21,12 @@ struct Run(Command);
 impl Run {
     fn of(program: &Path, dir: &Fixture, arguments: &[&str]) -> Self {
         let mut command = Command::new(program);
-        command.args(arguments).current_dir(dir.path()).env("HOME", dir.path()).stdin(Stdio::null());
+        command
+            .args(arguments)
+            .current_dir(dir.path())
+            .env("HOME", dir.path())
+            .env("TMPDIR", dir.path())
+            .stdin(Stdio::null());
         for proxy in ["http_proxy", "https_proxy", "all_proxy", "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY"] {
             command.env_remove(proxy);
         }

@@ -14,11 +14,11 @@ use bytes::Bytes;
 use futures_util::StreamExt;
 use highwater::config::ListenAddress;
 use highwater::error::Fault;
-use highwater::rt::Runtime;
-use highwater::rt::net::BoundAddress;
+use highwater::runtime::Runtime;
 use highwater::server::{Builder, Running};
 use highwater::{
-    Body, BodyReader, Config, Error, Handle, Limits, Media, MediaConfig, Request, Response, Server, StatusCode,
+    Body, BodyReader, BoundAddress, Config, Error, Handle, Limits, Media, MediaConfig, Request, Response, Server,
+    StatusCode,
 };
 
 use crate::support::{Client, Fixture, PATIENCE, byte_at, bytes_at, check_bytes, eventually, not_shown};
@@ -545,6 +545,40 @@ fn t2_a_handler_learns_that_its_body_ends_early() {
     eventually(PATIENCE, || server.handle.metrics().transfers == 0);
     check_alive(&server);
     server.stop();
+}
+
+/// What a reader says that was kept beyond its exchange: its bytes, and then an error.
+#[test]
+fn f7_a_reader_that_outlives_its_exchange_reads_no_other_request() {
+    let said: Arc<Mutex<Vec<String>>> = Arc::default();
+    let ended = Arc::new(AtomicBool::new(false));
+    let (words, end) = (said.clone(), ended.clone());
+    let keeps = move |request: Request| {
+        let (words, end) = (words.clone(), end.clone());
+        async move {
+            let mut body = request.into_body();
+            spawn(async move {
+                while let Some(chunk) = body.next().await {
+                    let word =
+                        chunk.map_or_else(|error| error.to_string(), |c| String::from_utf8_lossy(&c).into_owned());
+                    words.lock().expect("the words").push(word);
+                }
+                end.store(true, SeqCst);
+            });
+            Response::text(StatusCode::ACCEPTED, "early")
+        }
+    };
+    let server = Embedded::start(|builder| builder.route("/keeps", keeps).route("/alive", alive));
+    let mut client = server.connect();
+    client.send("POST /keeps HTTP/1.1\r\nHost: h\r\nContent-Length: 100\r\n\r\nmine");
+    assert_eq!(client.reply_to("POST").status(), 202);
+    // What the client sends after the reply is nobody's: the connection ends, and the reader with it.
+    let _ = client.try_send("GET /alive?secret HTTP/1.1\r\nHost: h\r\n\r\n");
+    eventually(PATIENCE, || ended.load(SeqCst));
+    let said = said.lock().expect("the words");
+    assert!(said.iter().all(|word| !word.contains("secret")), "{said:?}");
+    assert!(said.last().is_some_and(|word| word.contains("broken")), "{said:?}");
+    check_alive(&server);
 }
 
 #[test]

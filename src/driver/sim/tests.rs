@@ -4,7 +4,7 @@ use std::cell::Cell;
 use std::os::fd::AsRawFd;
 use std::task::{Context, Poll, Waker};
 
-use super::super::op::OpenHow;
+use super::super::op::{Closing, OpenHow};
 use super::super::slot::{Completion, Token};
 use super::*;
 
@@ -34,7 +34,7 @@ fn open(sim: &mut Sim, path: &str) -> io::Result<RawFd> {
     let root = finish(sim, slot).result? as RawFd;
     let slot = submit(sim, open_op(root, path, Resolve::Beneath));
     let opened = finish(sim, slot).result.map(|fd| fd as RawFd);
-    sim.close(root);
+    sim.close(root, Closing::Inline);
     opened
 }
 
@@ -118,7 +118,7 @@ fn every_fault_happens_and_none_that_was_not_asked_for() {
             let results = [("receive", finish(&mut sim, receive)), ("read", finish(&mut sim, read))];
             let results = results.map(|(name, completion)| (name, completion.result.map(|n| n as usize)));
             let sent = ("send", sim.send(socket, b"0123456789", More::No));
-            let opened = ("open", open(&mut sim, "file").map(|fd| sim.close(fd)).map(|()| 0));
+            let opened = ("open", open(&mut sim, "file").map(|fd| sim.close(fd, Closing::Inline)).map(|()| 0));
             seen.extend(results.into_iter().chain([sent, opened]).filter_map(|(name, result)| match result {
                 Ok(0 | 10..) => None,
                 Ok(_) => Some(format!("short {name}")),
@@ -264,11 +264,11 @@ fn descriptors_run_out_and_come_back() {
     assert_eq!(sim.peer(first).unwrap(), Some(clients[0].address()));
     assert_eq!(accept(&mut sim, listener).unwrap_err().raw_os_error(), Some(libc::EMFILE));
     assert_eq!(world.open_descriptors(), Descriptors { listeners: 1, sockets: 1, ..Descriptors::default() });
-    sim.close(first);
+    sim.close(first, Closing::Inline);
     sim.turn(Wait::No).unwrap();
     let second = accept(&mut sim, listener).unwrap();
     assert_eq!(sim.peer(second).unwrap(), Some(clients[1].address()));
-    sim.close(listener);
+    sim.close(listener, Closing::Inline);
     sim.turn(Wait::No).unwrap();
     assert!(world.try_connect(listener).is_none());
 }
@@ -295,7 +295,7 @@ fn f9_bytes_that_arrive_after_a_close_cost_the_client_its_reply() {
     let client = world.connect(listener);
     let socket = accept(&mut sim, listener).unwrap();
     sim.send(socket, b"413", More::No).unwrap();
-    sim.close(socket);
+    sim.close(socket, Closing::Inline);
     sim.turn(Wait::No).unwrap();
     client.send(b"the rest of the body");
     assert_eq!((client.end(), client.take_received()), (End::Reset, vec![]));
@@ -374,8 +374,8 @@ fn a_second_close_is_a_panic() {
     let world = World::new(0, Faults::NONE);
     let mut sim = Sim::new(&world, &SETUP);
     let listener = world.listen();
-    sim.close(listener);
-    sim.close(listener);
+    sim.close(listener, Closing::Inline);
+    sim.close(listener, Closing::Inline);
 }
 
 #[test]
@@ -384,7 +384,7 @@ fn a_use_long_after_the_close_is_a_panic() {
     let world = World::new(0, Faults::NONE);
     let mut sim = Sim::new(&world, &SETUP);
     let listener = world.listen();
-    sim.close(listener);
+    sim.close(listener, Closing::Inline);
     sim.turn(Wait::No).unwrap();
     submit_accept(&mut sim, listener);
 }
@@ -407,5 +407,5 @@ fn a_close_before_a_poll_was_given_up_is_a_panic() {
     let _client = world.connect(listener);
     let socket = accept(&mut sim, listener).unwrap();
     submit(&mut sim, Op::Poll { socket, interest: Interest::HangUp });
-    sim.close(socket);
+    sim.close(socket, Closing::Inline);
 }

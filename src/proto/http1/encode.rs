@@ -120,6 +120,10 @@ impl ResponseHead {
     /// encoding needs not look for it.
     fn line(&mut self, name: &str, write_value: impl FnOnce(&mut Vec<u8>)) {
         debug_assert!(is_token(name.as_bytes()), "{name:?} is no field name");
+        if !is_token(name.as_bytes()) {
+            // It could end its line and begin another reply.
+            return;
+        }
         let start = self.lines.len();
         self.lines.extend_from_slice(name.as_bytes());
         self.lines.extend_from_slice(b": ");
