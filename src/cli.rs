@@ -33,12 +33,18 @@ pub fn main() -> ExitCode {
             return ExitCode::from(if answer.use_stderr() { 2 } else { 0 });
         }
     };
-    log_to_stderr();
     match arguments.command {
-        Command::Serve(flags) => match serve(flags) {
-            Ok(()) => ExitCode::SUCCESS,
-            Err(error) => fail(&error, error.exit_code()),
-        },
+        Command::Serve(flags) => server::log_to_stderr().map_or_else(
+            |error| fail(&error, error.exit_code()),
+            |mut log| {
+                let outcome = serve(flags);
+                // The last word takes the same way, behind everything that was said before it.
+                let code =
+                    outcome.map_or_else(|error| fail_to(&mut log, &error, error.exit_code()), |()| ExitCode::SUCCESS);
+                log.close();
+                code
+            },
+        ),
         Command::Check(flags) => match flags.resolve(&process_environment) {
             Ok(config) => {
                 let _ = io::stdout().write_all(checked(&config).as_bytes());
@@ -72,12 +78,13 @@ fn process_environment(name: &str) -> Option<OsString> {
     env::var_os(name)
 }
 
-fn log_to_stderr() {
-    tracing_subscriber::fmt().with_writer(io::stderr).with_ansi(false).with_target(false).init();
+fn fail(error: &Error, code: u8) -> ExitCode {
+    fail_to(&mut io::stderr(), error, code)
 }
 
-fn fail(error: &Error, code: u8) -> ExitCode {
-    let _ = writeln!(io::stderr(), "{}", error.report());
+fn fail_to(stream: &mut dyn Write, error: &Error, code: u8) -> ExitCode {
+    // In one piece: each write to the log is a line. A reader that went away is no failure of ours.
+    let _ = stream.write_all(format!("{}\n", error.report()).as_bytes());
     ExitCode::from(code)
 }
 
@@ -583,6 +590,7 @@ mod tests {
 #     requests under way     859.4 MiB  10000 × 88.0 KiB
 #     open files               1.0 MiB  1024 × 1.0 KiB
 #     hot files               16.0 MiB
+#     listings                16.0 MiB
 # beside it in the kernel, send queues, at most: 4.9 GiB (2 workers × 10000 × 256.0 KiB)
 ";
         assert_eq!(ceiling(&config.limits.memory_ceiling(2)), expected);

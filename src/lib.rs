@@ -52,7 +52,7 @@ pub use self::server::{Handle, Server};
 
 /// What a handler's future can do on its worker, beside answering: spawn, wait, hand blocking calls to other threads.
 pub mod runtime {
-    pub use crate::rt::offload::Offload;
+    pub use crate::rt::offload::{NoResult, Offload};
     pub use crate::rt::queue::{Closed, Sender};
     pub use crate::rt::task::JoinHandle;
     pub use crate::rt::timer::{Expired, Timer, sleep};

@@ -116,6 +116,8 @@ limits! {
     offload_queue: usize, Count, 64, 1..=65_536;
     /// Entries of a directory listing; a longer one is cut, and says so.
     listing_entries: usize, Count, 10_000, 1..=1_000_000;
+    /// Bytes of directory listings, until their readers have them; one that does not fit is answered 503 (promise 1).
+    listing_bytes: usize, Bytes, 16 * MIB, 64 * KIB..=GIB;
 }
 
 /// Bounds that are not configuration.
@@ -132,6 +134,11 @@ impl Limits {
     pub const RANGES_OUT_OF_ORDER: usize = 10;
     /// Ranges closer than this many bytes are sent as one: a part's own head costs as much (R9, RFC 9110 §15.3.7.2).
     pub const RANGE_COALESCE_GAP: u64 = 80;
+    /// An entry of the open-file cache that is not asked for goes after this time, or ten times `open_file_valid` if that is
+    /// longer: its descriptor keeps the disk space of a file that was deleted.
+    pub const OPEN_FILE_UNUSED: Duration = Duration::from_secs(10);
+    /// Entries of the open-file caches that go for that reason with one request.
+    pub const OPEN_FILES_SWEPT: usize = 64;
     /// Bytes of a path that the open-file cache keeps; a longer one is looked up each time.
     pub const CACHED_PATH_LEN: usize = 512;
     /// Connections to the admin address that are admitted beyond the limit: an operator looks when it is full.
@@ -156,7 +163,7 @@ impl Limits {
     pub const REQUEST_BYTES: u64 = 8 * KIB;
     /// An entry of the open-file cache: its path, its status, its place in the table.
     pub const OPEN_FILE_BYTES: u64 = KIB;
-    /// An entry of a directory listing while it is made: its name, and its line of the page.
+    /// An entry of a directory while it is read: its name, its status, its place among the others.
     pub const LISTING_ENTRY_BYTES: u64 = KIB;
 }
 
@@ -208,6 +215,7 @@ impl Limits {
                 Term::new("requests under way", self.connections, per_request),
                 Term::new("open files", self.open_files, Limits::OPEN_FILE_BYTES),
                 Term::new("hot files", 1, self.hot_files as u64),
+                Term::new("listings", 1, self.listing_bytes as u64),
             ],
             kernel: Term::new("send queues", self.connections, send_queue),
         }
@@ -222,7 +230,7 @@ pub struct MemoryCeiling {
     /// What the process takes once.
     pub process: [Term; 3],
     /// What each worker takes.
-    pub worker: [Term; 7],
+    pub worker: [Term; 8],
     /// What the kernel holds for each worker's clients when all have stopped reading. It is not part of the sum: it is
     /// neither resident memory of the process nor taken by clients that read.
     pub kernel: Term,
@@ -565,7 +573,8 @@ mod tests {
     fn the_ceiling_is_the_sum_of_its_terms() {
         let limits = Limits { connections: 100, open_files: 0, ..Limits::default() };
         let ceiling = limits.memory_ceiling(2);
-        let worker = 4 * MIB + 256 * 16 * KIB + 64 * 256 * KIB + 100 * 512 + 100 * (8 + 2 * 32 + 16) * KIB + 16 * MIB;
+        let worker =
+            4 * MIB + 256 * 16 * KIB + 64 * 256 * KIB + 100 * 512 + 100 * (8 + 2 * 32 + 16) * KIB + 2 * 16 * MIB;
         assert_eq!(ceiling.bytes(), 8 * MIB + MIB + 2 * 10_000 * KIB + 2 * worker);
         assert_eq!(ceiling.kernel_bytes(), 2 * 100 * 2 * 128 * KIB);
     }

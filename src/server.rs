@@ -11,6 +11,8 @@
 //! and its wake-up descriptor, and are carried out between two turns.
 
 use std::io::{self, Write as _};
+use std::os::unix::fs::MetadataExt as _;
+use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc};
 use std::thread;
@@ -33,10 +35,11 @@ use crate::limits::Limits;
 use crate::router::Routes;
 use crate::rt::net::{BoundAddress, Listener, Share};
 use crate::rt::offload::Offload;
-use crate::rt::task::{Remote, Tasks};
+use crate::rt::task::{Remote, Tasks, contain};
 use crate::rt::timer::Timer;
 use crate::rt::{Runtime, worker};
 use crate::telemetry::access_log::{AccessLog, Destination, Format};
+use crate::telemetry::log::Log;
 use crate::telemetry::metrics::{Metrics, Totals};
 
 /// The token of the deadline for draining; connections use others.
@@ -83,6 +86,8 @@ impl Builder {
         }
         let admin =
             config.admin.as_ref().map(|address| bind_for_all(address, 1)).transpose()?.and_then(|mut one| one.pop());
+        let unix_sockets =
+            addresses.iter().chain(admin.as_ref().map(Listener::bound)).filter_map(UnixSocket::of).collect();
         let access_log = start_access_log(&config)?;
         let metrics = Metrics::new(workers, config.limits.memory_ceiling(workers).bytes(), "uring");
         if let Some(log) = &access_log {
@@ -91,6 +96,7 @@ impl Builder {
         let shared = Arc::new(Shared {
             admin_address: admin.as_ref().map(|listener| listener.bound().clone()),
             addresses,
+            unix_sockets: Mutex::new(unix_sockets),
             mailboxes: (0..workers).map(|_| Mailbox::default()).collect(),
             metrics,
             access_log,
@@ -113,12 +119,42 @@ struct Shared {
     config: Config,
     addresses: Vec<BoundAddress>,
     admin_address: Option<BoundAddress>,
+    /// Those whose paths are still to be removed.
+    unix_sockets: Mutex<Vec<UnixSocket>>,
     mailboxes: Vec<Mailbox>,
     metrics: Arc<Metrics>,
     access_log: Option<AccessLog>,
     /// Those that were added in code, which no configuration takes away.
     own_routes: Routes,
     routes: Mutex<Routes>,
+}
+
+/// A socket in the file system, as it was when it was bound.
+struct UnixSocket {
+    path: PathBuf,
+    identity: (u64, u64),
+}
+
+impl UnixSocket {
+    fn of(address: &BoundAddress) -> Option<Self> {
+        let BoundAddress::Unix(path) = address else { return None };
+        // Without an identity it is left alone: whoever binds next takes it for what a crash left behind.
+        Some(UnixSocket { path: path.clone(), identity: identity(path)? })
+    }
+
+    /// Removes the path if it still leads to this socket. The inode is not given to another while the socket listens.
+    fn unlink(&self) {
+        if identity(&self.path) == Some(self.identity)
+            && let Err(error) = std::fs::remove_file(&self.path)
+        {
+            tracing::warn!(%error, path = %self.path.display(), "the socket can't be removed");
+        }
+    }
+}
+
+/// Device and inode.
+fn identity(path: &Path) -> Option<(u64, u64)> {
+    std::fs::symlink_metadata(path).ok().map(|metadata| (metadata.dev(), metadata.ino()))
 }
 
 impl Server {
@@ -174,6 +210,8 @@ impl Server {
                 Err(error) => return Err(running.give_up(Error::server("a worker can't be started").because(error))),
             }
         }
+        // So that a worker that ends without a word is noticed.
+        drop(ready);
         for _ in 0..workers {
             match readiness.recv() {
                 Ok(Ok(())) => {}
@@ -200,21 +238,12 @@ impl Running {
     /// Waits until it is drained.
     ///
     /// # Errors
-    /// The first failure of a worker; the others are drained then.
+    /// A failure of a worker, which made the others drain.
     pub fn wait(self) -> Result<(), Error> {
         let mut outcome = Ok(());
         for thread in self.threads {
             let ended = thread.join().unwrap_or_else(|_| Err(Error::server("a worker panicked")));
-            if ended.is_err() && outcome.is_ok() {
-                outcome = ended;
-                Handle(self.shared.clone()).drain();
-            }
-        }
-        for address in self.shared.addresses.iter().chain(&self.shared.admin_address) {
-            if let BoundAddress::Unix(path) = address {
-                // It may have been replaced or removed; then there is nothing to clean up.
-                let _ = std::fs::remove_file(path);
-            }
+            outcome = outcome.and(ended);
         }
         if let Some(log) = &self.shared.access_log {
             log.close();
@@ -247,6 +276,8 @@ impl Handle {
 
     /// Accepts no more; requests under way finish within `shutdown_timeout`, then [`Server::run`] returns.
     pub fn drain(&self) {
+        // While the sockets still listen: from then on a successor may bind these paths, and they are its own.
+        std::mem::take(&mut *lock(&self.0.unix_sockets)).iter().for_each(UnixSocket::unlink);
         self.0.mailboxes.iter().for_each(|mailbox| mailbox.post(Order::Drain));
     }
 
@@ -341,11 +372,21 @@ struct WorkerSeat {
 }
 
 impl WorkerSeat {
+    /// The worker's thread: a failure, a panic included, makes all others drain, however long this one is not joined.
     fn work(self, ready: &mpsc::Sender<Result<(), Error>>) -> Result<(), Error> {
         if let Some(core) = self.core {
             pin(core);
         }
-        let shared = self.shared.clone();
+        let (index, handle) = (self.index, Handle(self.shared.clone()));
+        self.serve(ready).inspect_err(|error| {
+            tracing::error!(worker = index, error = error.report(), "draining the server");
+            handle.drain();
+            // Only who starts the server may still be waiting for this.
+            let _ = ready.send(Err(Error::server("a worker can't be started")));
+        })
+    }
+
+    fn serve(self, ready: &mpsc::Sender<Result<(), Error>>) -> Result<(), Error> {
         let runtime = match self.runtime() {
             Ok(runtime) => runtime,
             Err(error) => {
@@ -355,15 +396,21 @@ impl WorkerSeat {
             }
         };
         let _entered = runtime.enter();
-        let mut agent = self.agent(&runtime);
-        agent.mailbox().connect(runtime.tasks().remote().clone());
-        let _ = ready.send(Ok(()));
-        let result = worker::run(&runtime, &mut agent);
-        // Whatever is left at the deadline ends here: futures first, then the connections that they held.
+        let mut agent = None;
+        let result = contain(|| {
+            let agent = agent.insert(self.agent(&runtime));
+            agent.mailbox().connect(runtime.tasks().remote().clone());
+            let _ = ready.send(Ok(()));
+            worker::run(&runtime, agent)
+        });
+        // Whatever is left at the deadline or by a panic ends here: futures first, then the connections that they held. The
+        // tasks hold the runtime that holds them, and would keep the ring and every socket.
         runtime.tasks().shut_down();
         drop(agent);
-        drop(shared);
-        result.map_err(|error| Error::server("a worker can't go on").because(error))
+        match result {
+            Ok(result) => result.map_err(|error| Error::server("a worker can't go on").because(error)),
+            Err(_) => Err(Error::server("a worker panicked")),
+        }
     }
 
     fn runtime(&self) -> io::Result<Rc<Runtime>> {
@@ -376,7 +423,8 @@ impl WorkerSeat {
         let metrics = shared.metrics.worker(index).clone();
         let worker = Worker::new(runtime, shared.config.limits.clone(), metrics, shared.access_log.clone());
         let connections = Connections::new(&worker);
-        let handler = lock(&shared.routes).clone().make(&worker);
+        let routes = lock(&shared.routes).clone();
+        let handler = routes.make(&worker);
         let gates = listeners.len();
         for listener in listeners {
             connections.open_gate(listener, handler.clone(), 0);
@@ -416,7 +464,9 @@ impl WorkerAgent {
     }
 
     fn serve_routes(&self) {
-        let handler = lock(&self.shared.routes).clone().make(&self.worker);
+        // Cloned first: a handler that is being made may reload the server, and must not find the routes locked.
+        let routes = lock(&self.shared.routes).clone();
+        let handler = routes.make(&self.worker);
         (0..self.gates).for_each(|gate| self.connections.replace_handler(gate, handler.clone()));
     }
 }
@@ -453,28 +503,53 @@ impl worker::Agent for WorkerAgent {
     }
 }
 
+/// Sends what the process has to say, and whatever it panics with, to standard error, without ever waiting for its reader.
+///
+/// Blocks the signals that [`run`] obeys: the log's thread is the first one.
+///
+/// # Errors
+/// The server's: no thread or no descriptor is to be had.
+pub fn log_to_stderr() -> Result<Log, Error> {
+    block_signals()?;
+    Log::to_stderr().map_err(|error| Error::server("the log can't be started").because(error))
+}
+
 /// Serves a configuration until a signal ends it: what the binary does. `reread` gives the configuration as it is now, for
 /// SIGHUP.
 ///
 /// # Errors
 /// The operator's fault when it can't start; the server's when a worker fails.
 pub fn run(config: Config, reread: impl Fn() -> Result<Config, Error> + Send + 'static) -> Result<(), Error> {
-    let signals = SigSet::from_iter([Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP]);
-    // Blocked before the first thread starts, so that every thread inherits it and only the waiting one is told.
-    signals.thread_block().map_err(|error| Error::server("signals can't be blocked").because(error))?;
+    let signals = block_signals()?;
     let running = Server::builder(config).bind()?.start()?;
     let handle = running.handle();
     let mut lines: String = handle.addresses().iter().map(|address| format!("listening on {address}\n")).collect();
     if let Some(admin) = handle.admin_address() {
         lines.push_str(&format!("admin on {admin}\n"));
     }
+    let in_background = |name: &str, work: Box<dyn FnOnce() + Send>| {
+        let thread = thread::Builder::new().name(name.to_owned()).spawn(work);
+        thread.map_err(|error| Error::server(format!("the thread for {name} can't be started")).because(error))
+    };
+    let threads = in_background("signals", Box::new(move || obey_signals(&signals, &handle, &reread)))
+        // On a thread of its own, so that a reader that has stopped keeps the server neither from serving nor from ending.
+        .and_then(|_| in_background("addresses", Box::new(move || announce(&lines))));
+    match threads {
+        Ok(_) => running.wait(),
+        Err(error) => Err(running.give_up(error)),
+    }
+}
+
+/// To be called before the first thread starts, so that every thread inherits it and only the waiting one is told.
+fn block_signals() -> Result<SigSet, Error> {
+    let signals = SigSet::from_iter([Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP]);
+    signals.thread_block().map_err(|error| Error::server("signals can't be blocked").because(error))?;
+    Ok(signals)
+}
+
+fn announce(lines: &str) {
     // A reader that has gone away is no reason not to serve.
     let _ = io::stdout().write_all(lines.as_bytes()).and_then(|()| io::stdout().flush());
-    thread::Builder::new()
-        .name("signals".to_owned())
-        .spawn(move || obey_signals(&signals, &handle, &reread))
-        .map_err(|error| Error::server("the signal thread can't be started").because(error))?;
-    running.wait()
 }
 
 fn obey_signals(signals: &SigSet, handle: &Handle, reread: &dyn Fn() -> Result<Config, Error>) {
@@ -615,4 +690,108 @@ fn raise_descriptor_limit(config: &Config) {
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::http::{Handler, Request, Response};
+    use std::io::Read;
+    use std::net::TcpStream;
+    use std::num::NonZero;
+    use std::sync::OnceLock;
+    use std::time::Duration;
+
+    /// How long anything may take before a test fails.
+    const PATIENCE: Duration = Duration::from_secs(30);
+
+    /// Handlers that never answer; `at_make` runs before each is made, on its worker.
+    struct Making<F>(F);
+
+    impl<F: Fn() + Send + Sync> MakeHandler for Making<F> {
+        fn make(&self, worker: &Rc<Worker>) -> Rc<dyn Handler> {
+            (self.0)();
+            (async |_: Request| -> Response { std::future::pending().await }).make(worker)
+        }
+    }
+
+    fn config() -> Config {
+        Config {
+            listen: vec!["127.0.0.1:0".parse().unwrap()],
+            workers: NonZero::new(2).unwrap(),
+            limits: Limits { shutdown_timeout: Duration::from_millis(50), ..Limits::default() },
+            ..Config::default()
+        }
+    }
+
+    fn start(at_make: impl Fn() + Send + Sync + 'static) -> Running {
+        Server::builder(config()).route("/", Making(at_make)).bind().unwrap().start().unwrap()
+    }
+
+    /// How it ends, which it has to do by itself.
+    #[track_caller]
+    fn end_of(running: Running) -> Result<(), Error> {
+        let (told, outcome) = mpsc::channel();
+        thread::spawn(move || told.send(running.wait()));
+        outcome.recv_timeout(PATIENCE).expect("it ends")
+    }
+
+    fn on_second_worker() -> bool {
+        thread::current().name() == Some("worker-1")
+    }
+
+    #[test]
+    fn a_worker_that_panics_drains_the_others_and_leaves_nothing() {
+        let reloaded = Arc::new(OnceLock::new());
+        let planned = reloaded.clone();
+        let running =
+            start(move || assert!(planned.get().is_none() || !on_second_worker(), "as planned, outside of a task"));
+        let handle = running.handle();
+        let BoundAddress::Tcp(address) = handle.addresses()[0] else { panic!("a TCP address") };
+        // As many as leave no worker without one.
+        let mut clients: Vec<TcpStream> = (0..32).map(|_| TcpStream::connect(address).unwrap()).collect();
+        clients.iter_mut().for_each(|client| client.write_all(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n").unwrap());
+        reloaded.set(()).unwrap();
+        handle.reload(&config()).unwrap();
+        let failure = end_of(running).expect_err("a worker has failed");
+        assert_eq!(failure.report(), "a worker panicked");
+        for mut client in clients {
+            client.set_read_timeout(Some(PATIENCE)).unwrap();
+            let end = client.read(&mut [0; 64]).map_err(|error| error.kind());
+            assert!(matches!(end, Ok(0) | Err(io::ErrorKind::ConnectionReset)), "{end:?}");
+        }
+        assert!(TcpStream::connect(address).is_err(), "a listener is left");
+    }
+
+    #[test]
+    fn a_worker_that_panics_before_it_is_ready_is_a_failure_to_start() {
+        let (told, outcome) = mpsc::channel();
+        thread::spawn(move || {
+            let making = Making(|| assert!(!on_second_worker(), "as planned"));
+            told.send(Server::builder(config()).route("/", making).bind().unwrap().start().map(drop))
+        });
+        let started = outcome.recv_timeout(PATIENCE).expect("the start ends");
+        assert_eq!(started.map_err(|error| error.report()), Err(String::from("a worker can't be started")));
+    }
+
+    #[test]
+    fn a_handler_that_is_made_may_reload_the_server() {
+        let slot = Arc::new(OnceLock::<Handle>::new());
+        let (told, made) = mpsc::channel();
+        let inside = slot.clone();
+        let once = Mutex::new(Some(told));
+        let running = start(move || {
+            let Some(handle) = inside.get() else { return };
+            if let Some(told) = lock(&once).take() {
+                told.send(handle.reload(&config()).is_ok()).unwrap();
+            }
+        });
+        let handle = running.handle();
+        assert!(slot.set(running.handle()).is_ok());
+        let outside = handle.clone();
+        thread::spawn(move || outside.reload(&config()).unwrap());
+        assert!(made.recv_timeout(PATIENCE).expect("the routes are not locked"));
+        handle.drain();
+        end_of(running).unwrap();
+    }
 }

@@ -197,7 +197,7 @@ impl BodyReader {
     ///
     /// # Errors
     /// As [`BodyReader::next`]; and the client's fault when it is longer.
-    pub async fn collect(&mut self, limit: usize) -> Result<Bytes, Error> {
+    pub async fn read_all(&mut self, limit: usize) -> Result<Bytes, Error> {
         let mut all = Vec::new();
         while let Some(chunk) = self.next().await {
             let chunk = chunk?;

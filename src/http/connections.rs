@@ -8,7 +8,7 @@ use std::cell::{Cell, RefCell};
 use std::io;
 use std::net::SocketAddr;
 use std::rc::Rc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use slab::Slab;
 
@@ -24,8 +24,11 @@ use crate::rt::Descriptor;
 use crate::rt::net::{BoundAddress, Listener, Socket, received};
 use crate::rt::timer::Timer;
 
-/// How long accepting pauses when descriptors or memory have run out, unless a connection closes before.
+/// How long accepting pauses when it fails for a reason that lasts, unless a connection closes before.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// Pauses are in the log at most this often; the metrics count all of them.
+const BETWEEN_WARNINGS: Duration = Duration::from_secs(1);
 
 /// The connections of one worker. Cloning clones the handle.
 #[derive(Clone)]
@@ -36,6 +39,8 @@ struct Shared {
     records: RefCell<Slab<Record>>,
     gates: RefCell<Vec<Gate>>,
     pause: Timer,
+    /// When a pause was last in the log.
+    warned: Cell<Option<Instant>>,
     /// Connections over the limit that are still told so.
     turned_away: Cell<usize>,
 }
@@ -89,6 +94,7 @@ impl Connections {
             records: RefCell::default(),
             gates: RefCell::default(),
             pause,
+            warned: Cell::new(None),
             turned_away: Cell::new(0),
         }))
     }
@@ -164,13 +170,16 @@ impl Connections {
     pub fn expired(&self, token: Token) {
         match Purpose::of(token) {
             Purpose::Idle(key) => self.close_idle(key),
-            Purpose::Pause => self.accept(),
+            Purpose::Pause => self.resume(),
             Purpose::Accept(_) | Purpose::Receive(_) => {}
         }
     }
 
-    /// Posts an accept at every gate that has none.
+    /// Posts an accept at every gate that has none; not while accepting pauses.
     fn accept(&self) {
+        if self.0.pause.deadline().is_some() {
+            return;
+        }
         for (number, gate) in self.0.gates.borrow_mut().iter_mut().enumerate() {
             if let (Some(listener), None) = (&gate.listener, gate.accept) {
                 let owner = Owner::Worker(Purpose::Accept(number).token());
@@ -188,18 +197,27 @@ impl Connections {
                 let socket = Socket::from_raw(raw as i32, &self.0.worker.runtime);
                 self.admit(gate, socket);
             }
-            Err(error) if is_exhaustion(&error) => return self.pause(&error),
-            // The connection was gone before it was accepted.
+            Err(error) if !is_passing(&error) => self.pause(&error),
             Err(_) => {}
         }
         self.accept();
     }
 
-    /// Waits for descriptors or memory to come back, without spinning on an accept that fails at once.
+    /// Waits for descriptors, memory or permission to come back, without spinning on an accept that fails at once.
     fn pause(&self, error: &io::Error) {
-        tracing::warn!(%error, connections = self.len(), "accepting pauses");
+        let now = self.0.worker.runtime.now();
+        if self.0.warned.get().is_none_or(|warned| now.saturating_duration_since(warned) >= BETWEEN_WARNINGS) {
+            self.0.warned.set(Some(now));
+            tracing::warn!(%error, connections = self.len(), "accepting pauses");
+        }
         self.0.worker.metrics.accept_pauses.increment();
         self.0.pause.set_after(ACCEPT_PAUSE);
+    }
+
+    /// The pause is over, or something has come back before its end.
+    fn resume(&self) {
+        self.0.pause.set(None);
+        self.accept();
     }
 
     fn admit(&self, gate: usize, socket: Socket) {
@@ -250,7 +268,11 @@ impl Connections {
         match received(event.completion.result, event.completion.lease) {
             Ok(Some(buf)) => self.begin(key, socket, timer, buf),
             Err(error) if error.raw_os_error() == Some(libc::ENOBUFS) => self.starve(key, socket, timer),
-            Ok(None) | Err(_) => self.forget(key),
+            Ok(None) | Err(_) => {
+                // Closed before the next accept is posted, which may have been waiting for just this descriptor.
+                drop((socket, timer));
+                self.forget(key);
+            }
         }
     }
 
@@ -304,11 +326,13 @@ impl Connections {
         let Some(record) = records.get_mut(key) else { return };
         let state = std::mem::replace(&mut record.state, State::Busy);
         drop(records);
-        match state {
+        match &state {
             State::Busy => return,
-            State::Idle { receive, .. } => self.0.worker.runtime.driver().abandon(receive),
+            State::Idle { receive, .. } => self.0.worker.runtime.driver().abandon(*receive),
             State::Starved { .. } => {}
         }
+        // Closed before the next accept is posted, which may have been waiting for just this descriptor.
+        drop(state);
         self.0.worker.metrics.connections_idle.decrement();
         self.forget(key);
     }
@@ -318,8 +342,7 @@ impl Connections {
         // Outside of the borrow: what the record holds closes itself.
         drop(record);
         if self.0.pause.deadline().is_some() {
-            self.0.pause.set(None);
-            self.accept();
+            self.resume();
         }
     }
 }
@@ -388,7 +411,30 @@ impl Purpose {
     }
 }
 
-/// Descriptors, buffers or memory have run out: trying again at once would fail again.
-fn is_exhaustion(error: &io::Error) -> bool {
-    matches!(error.raw_os_error(), Some(libc::EMFILE | libc::ENFILE | libc::ENOBUFS | libc::ENOMEM))
+/// Whether the error is one connection's own, which was gone before it was accepted, or the accept was only interrupted. Any
+/// other lasts (no descriptors, no memory, no permission): trying again at once would fail again.
+fn is_passing(error: &io::Error) -> bool {
+    let own = [libc::ECONNABORTED, libc::EPROTO, libc::EINTR, libc::ECANCELED, libc::EAGAIN];
+    // Errors of the network that was between, which accept(2) passes on.
+    let network = [libc::ENETDOWN, libc::ENETUNREACH, libc::EHOSTDOWN, libc::EHOSTUNREACH, libc::ENONET];
+    error.raw_os_error().is_some_and(|error| own.contains(&error) || network.contains(&error))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_one_connection_suffered_is_tried_again_at_once() {
+        #[track_caller]
+        fn check(errors: &[i32], passing: bool) {
+            for error in errors {
+                let error = io::Error::from_raw_os_error(*error);
+                assert_eq!(is_passing(&error), passing, "{error}");
+            }
+        }
+        check(&[libc::ECONNABORTED, libc::EPROTO, libc::EINTR, libc::ECANCELED, libc::ENETDOWN], true);
+        check(&[libc::EMFILE, libc::ENFILE, libc::ENOBUFS, libc::ENOMEM], false);
+        check(&[libc::EACCES, libc::EPERM, libc::EINVAL, libc::EBADF, libc::ENOTSOCK, libc::EOPNOTSUPP], false);
+    }
 }

@@ -10,12 +10,11 @@
 //!
 //! What is rare is boxed, so that the task of a usual request stays small: it is allocated for each.
 
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::rc::Rc;
-use std::task::Waker;
+use std::task::{Poll, Waker};
 use std::time::Instant;
 
-use futures_util::FutureExt;
+use futures_util::future::LocalBoxFuture;
 use http::{Method, StatusCode, Version};
 
 use super::body::{Body, Taken, take_chunk};
@@ -31,6 +30,7 @@ use crate::proto::http1::encode::{self, Payload, Persistence, ResponseHead};
 use crate::proto::http1::framing::{self, Framing};
 use crate::proto::http1::head::{HeadLimits, HeadParser, RequestHead};
 use crate::rt::net::Socket;
+use crate::rt::task::contain;
 use crate::rt::yield_now;
 use crate::telemetry::access_log::{Outcome, Record};
 
@@ -76,7 +76,7 @@ async fn exchange(wire: &Rc<Wire>, seat: &Seat) -> Next {
     };
     let answered = match answer {
         Ok(Answer::Now(response)) => Ok(Ok(response)),
-        Ok(Answer::Later(future)) => unless_hung_up(wire, AssertUnwindSafe(future).catch_unwind()).await,
+        Ok(Answer::Later(future)) => unless_hung_up(wire, contained(future)).await,
         Err(panic) => Ok(Err(panic)),
     };
     match answered {
@@ -105,8 +105,16 @@ fn ask<'a>(
     let account = Account::open(wire, seat, Some(&head));
     let request = Request::new(head, seat.peer(), wire.clone());
     // What panics is dropped right after, and shares nothing that it could leave half-changed but its own state.
-    let answer = catch_unwind(AssertUnwindSafe(|| seat.handler().call(request)));
+    let answer = contain(|| seat.handler().call(request));
     Ok((account, answer))
+}
+
+/// The future, its panics stopped at each poll.
+fn contained(mut future: LocalBoxFuture<'static, Response>) -> impl Future<Output = std::thread::Result<Response>> {
+    std::future::poll_fn(move |cx| match contain(|| future.as_mut().poll(cx)) {
+        Ok(poll) => poll.map(Ok),
+        Err(panic) => Poll::Ready(Err(panic)),
+    })
 }
 
 /// An interim status can't end an exchange: the client would take the next reply for this one (RFC 9110 §15.2).

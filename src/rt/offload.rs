@@ -4,6 +4,7 @@
 //! instead of piling up.
 
 use std::collections::VecDeque;
+use std::panic::AssertUnwindSafe;
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::task::{Poll, Waker};
 
@@ -13,9 +14,14 @@ type Job = Box<dyn FnOnce() + Send>;
 #[derive(Clone)]
 pub struct Offload(Arc<Owner>);
 
-/// The queue is full.
+/// Why a call has no result.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Busy;
+pub enum NoResult {
+    /// The queue is full: the call was not begun.
+    Busy,
+    /// The call panicked.
+    Failed,
+}
 
 struct Owner(Arc<Shared>);
 
@@ -49,42 +55,59 @@ impl Offload {
     /// Runs the call on one of the threads and waits for its result. A caller that stops waiting leaves the call to finish.
     ///
     /// # Errors
-    /// [`Busy`] when the queue is full.
-    pub async fn run<T: Send + 'static>(&self, call: impl FnOnce() -> T + Send + 'static) -> Result<T, Busy> {
-        let outcome = Arc::new(Mutex::new(Outcome { value: None, waker: None }));
-        let theirs = outcome.clone();
+    /// [`NoResult`]: the queue is full, or the call panicked.
+    pub async fn run<T: Send + 'static>(&self, call: impl FnOnce() -> T + Send + 'static) -> Result<T, NoResult> {
+        let outcome = Arc::new(Mutex::new(Outcome { result: None, waker: None }));
+        let promise = Promise(outcome.clone());
         self.0.0.push(Box::new(move || {
             let value = call();
-            let mut outcome = lock(&theirs);
-            outcome.value = Some(value);
-            if let Some(waker) = outcome.waker.take() {
-                waker.wake();
-            }
+            promise.settle(Ok(value));
         }))?;
-        Ok(std::future::poll_fn(|cx| {
+        std::future::poll_fn(|cx| {
             let mut outcome = lock(&outcome);
-            match outcome.value.take() {
-                Some(value) => Poll::Ready(value),
+            match outcome.result.take() {
+                Some(result) => Poll::Ready(result),
                 None => {
                     outcome.waker = Some(cx.waker().clone());
                     Poll::Pending
                 }
             }
         })
-        .await)
+        .await
     }
 }
 
 struct Outcome<T> {
-    value: Option<T>,
+    result: Option<Result<T, NoResult>>,
     waker: Option<Waker>,
 }
 
+/// The call's side of an outcome. The caller is told in any case: a call that unwinds drops it.
+struct Promise<T>(Arc<Mutex<Outcome<T>>>);
+
+impl<T> Promise<T> {
+    fn settle(&self, result: Result<T, NoResult>) {
+        let mut outcome = lock(&self.0);
+        outcome.result = Some(result);
+        if let Some(waker) = outcome.waker.take() {
+            waker.wake();
+        }
+    }
+}
+
+impl<T> Drop for Promise<T> {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.settle(Err(NoResult::Failed));
+        }
+    }
+}
+
 impl Shared {
-    fn push(&self, job: Job) -> Result<(), Busy> {
+    fn push(&self, job: Job) -> Result<(), NoResult> {
         let mut queue = lock(&self.queue);
         if queue.jobs.len() >= self.bound {
-            return Err(Busy);
+            return Err(NoResult::Busy);
         }
         queue.jobs.push_back(job);
         self.changed.notify_one();
@@ -96,7 +119,10 @@ impl Shared {
         loop {
             if let Some(job) = queue.jobs.pop_front() {
                 drop(queue);
-                job();
+                // A panic costs its own call, not the thread that others wait for.
+                if std::panic::catch_unwind(AssertUnwindSafe(job)).is_err() {
+                    tracing::error!("an offloaded call panicked");
+                }
                 queue = lock(&self.queue);
             } else if queue.closed {
                 return;
@@ -152,6 +178,19 @@ mod tests {
     }
 
     #[test]
+    fn a_call_that_panics_fails_for_its_caller_and_spares_the_thread() {
+        let offload = Offload::start(1, 4).unwrap();
+        let (told, outcome) = mpsc::channel();
+        let caller = offload.clone();
+        std::thread::spawn(move || {
+            told.send(block_on(caller.run(|| -> u8 { panic!("as planned") }))).unwrap();
+            told.send(block_on(caller.run(|| 7))).unwrap();
+        });
+        let next = || outcome.recv_timeout(std::time::Duration::from_secs(30)).expect("an outcome");
+        assert_eq!((next(), next()), (Err(NoResult::Failed), Ok(7)));
+    }
+
+    #[test]
     fn a_full_queue_fails_fast() {
         let offload = Offload::start(1, 1).unwrap();
         let (release, held) = mpsc::channel::<()>();
@@ -165,7 +204,7 @@ mod tests {
         wait_started.recv().unwrap();
         let mut queued = pin!(offload.run(|| ()));
         assert!(queued.as_mut().poll(&mut cx).is_pending());
-        assert_eq!(block_on(offload.run(|| ())), Err(Busy));
+        assert_eq!(block_on(offload.run(|| ())), Err(NoResult::Busy));
         release.send(()).unwrap();
         block_on(running).unwrap();
         block_on(queued).unwrap();

@@ -4,19 +4,30 @@
 //! from elsewhere (an offloaded call, another worker) goes through a lock and the worker's wake-up descriptor. The queue of
 //! ready tasks is bounded by the number of tasks, each of which stands in it at most once.
 
+use std::any::Any;
 use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::panic::AssertUnwindSafe;
 use std::pin::Pin;
 use std::rc::Rc;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, mpsc};
 use std::task::{Context, Poll, Waker};
 use std::thread::ThreadId;
+use std::time::{Duration, Instant};
 
 use async_task::Runnable;
 use nix::sys::eventfd::{EfdFlags, EventFd};
 use pin_project_lite::pin_project;
 use slab::Slab;
+
+/// How long [`Tasks::shut_down`] waits for threads that are about to wake a task.
+const STRAGGLERS: Duration = Duration::from_secs(1);
+
+/// How long an abort waits for its reason to be written.
+const LAST_WORD: Duration = Duration::from_secs(1);
+
+/// What a panic's message begins with when the kernel's answer or the driver's bookkeeping can't be true.
+const BROKEN_INVARIANT: &str = "driver invariant";
 
 thread_local! {
     static READY: RefCell<VecDeque<Runnable>> = const { RefCell::new(VecDeque::new()) };
@@ -69,7 +80,7 @@ impl Tasks {
         for _ in 0..ready_now {
             let Some(runnable) = READY.with_borrow_mut(VecDeque::pop_front) else { break };
             // A panic in a handler costs its own connection, which the dropped future closes; not the worker.
-            if std::panic::catch_unwind(AssertUnwindSafe(|| runnable.run())).is_err() {
+            if contain(|| runnable.run()).is_err() {
                 tracing::error!("a task panicked; its connection is closed");
             }
         }
@@ -81,18 +92,24 @@ impl Tasks {
         self.live.borrow().len()
     }
 
-    /// Ends every task by dropping its future.
+    /// Ends every task by dropping its future. One that another thread is just waking is waited for, within bounds.
     pub fn shut_down(&self) {
+        let deadline = Instant::now() + STRAGGLERS;
         while self.live() > 0 {
             let wakers: Vec<Waker> = self.live.borrow().iter().filter_map(|(_, waker)| waker.clone()).collect();
             wakers.into_iter().for_each(Waker::wake);
             let mut dropped = READY.with_borrow_mut(std::mem::take);
             dropped.append(&mut self.remote.ready.lock().unwrap_or_else(std::sync::PoisonError::into_inner));
             if dropped.is_empty() {
-                break;
+                // Another thread has marked the task as woken and not queued it yet: only that thread can hand it over.
+                std::thread::yield_now();
             }
             // Outside of the borrow: a future's drop may wake others.
             drop(dropped);
+            if Instant::now() >= deadline {
+                tracing::error!(tasks = self.live(), "tasks are left that nobody hands over");
+                return;
+            }
         }
     }
 
@@ -128,6 +145,37 @@ impl Remote {
             self.wake_up();
         }
     }
+}
+
+/// Runs what may panic for its own reasons, and stops the panic here. A broken invariant of the driver is not stopped: what
+/// it would write or send from then on could be anyone's bytes, so the process ends.
+///
+/// # Errors
+/// What it panicked with.
+pub(crate) fn contain<T>(run: impl FnOnce() -> T) -> std::thread::Result<T> {
+    std::panic::catch_unwind(AssertUnwindSafe(run)).inspect_err(|panic| {
+        if let Some(message) = broken_invariant(&**panic) {
+            abort(message);
+        }
+    })
+}
+
+fn broken_invariant(panic: &(dyn Any + Send)) -> Option<&str> {
+    let message = panic.downcast_ref::<String>().map(String::as_str).or_else(|| panic.downcast_ref().copied())?;
+    message.starts_with(BROKEN_INVARIANT).then_some(message)
+}
+
+/// Says why on standard error, but does not let a reader who has stopped keep the process alive.
+fn abort(message: &str) -> ! {
+    let (told, telling) = mpsc::channel();
+    let line = format!("aborting: {message}");
+    // Where no thread is to be had the core dump has to do.
+    let _ = std::thread::Builder::new().spawn(move || {
+        eprintln!("{line}");
+        let _ = told.send(());
+    });
+    let _ = telling.recv_timeout(LAST_WORD);
+    std::process::abort()
 }
 
 /// A task's result. Dropping the handle ends the task; [`JoinHandle::detach`] lets it go on alone.
@@ -249,5 +297,72 @@ mod tests {
         tasks.run_ready();
         assert!(done.get());
         assert_eq!(tasks.live(), 0);
+    }
+
+    #[test]
+    fn shutting_down_waits_for_a_wake_that_another_thread_has_begun() {
+        /// Tells when it is dropped.
+        struct Tell(mpsc::Sender<()>);
+        impl Drop for Tell {
+            fn drop(&mut self) {
+                self.0.send(()).unwrap();
+            }
+        }
+        let tasks = Tasks::new().unwrap();
+        tasks.spawn(std::future::pending::<()>()).detach();
+        // The other thread stands between marking the task as woken and queueing it: it holds what the queue lacks.
+        let held = READY.with_borrow_mut(VecDeque::pop_front).unwrap();
+        let (begun, shutting_down) = mpsc::channel();
+        let tell = Tell(begun);
+        tasks
+            .spawn(async move {
+                std::future::pending::<()>().await;
+                drop(tell);
+            })
+            .detach();
+        let remote = tasks.remote().clone();
+        let other = std::thread::spawn(move || {
+            shutting_down.recv().unwrap();
+            remote.schedule(held);
+        });
+        tasks.shut_down();
+        assert_eq!(tasks.live(), 0);
+        other.join().unwrap();
+    }
+
+    #[test]
+    fn only_the_driver_breaks_an_invariant() {
+        #[track_caller]
+        fn check(panic: Box<dyn Any + Send>, expected: Option<&str>) {
+            assert_eq!(broken_invariant(&*panic), expected);
+        }
+        check(Box::new("driver invariant: no such slot"), Some("driver invariant: no such slot"));
+        check(Box::new(String::from("driver invariant: slot 7")), Some("driver invariant: slot 7"));
+        check(Box::new("the driver invariant holds"), None);
+        check(Box::new(7), None);
+    }
+
+    /// Aborts where it is told to: [`a_broken_invariant_ends_the_process`] runs it in a process of its own.
+    #[test]
+    fn a_task_breaks_an_invariant() {
+        if std::env::var_os("HIGHWATER_TEST_ABORT").is_none() {
+            return;
+        }
+        let tasks = Tasks::new().unwrap();
+        tasks.spawn(async { panic!("driver invariant: slot {} has completed", 7) }).detach();
+        tasks.run_ready();
+    }
+
+    #[test]
+    fn a_broken_invariant_ends_the_process() {
+        let test = "rt::task::tests::a_task_breaks_an_invariant";
+        let output = std::process::Command::new(std::env::current_exe().unwrap())
+            .args(["--exact", test, "--nocapture"])
+            .env("HIGHWATER_TEST_ABORT", "1")
+            .output()
+            .unwrap();
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(std::os::unix::process::ExitStatusExt::signal(&output.status), Some(libc::SIGABRT), "{said}");
+        assert!(said.contains("aborting: driver invariant: slot 7 has completed"), "{said}");
     }
 }

@@ -37,7 +37,7 @@ pub fn routes() -> Routes {
 
 /// Sends back what has come, when all has come.
 async fn collect(mut request: Request) -> Response {
-    match request.body().collect(1 << 20).await {
+    match request.body().read_all(1 << 20).await {
         Ok(body) => Response::new(StatusCode::OK).with_body(body),
         Err(_) => Response::text(StatusCode::BAD_REQUEST, "The body did not come."),
     }

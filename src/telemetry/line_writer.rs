@@ -301,7 +301,6 @@ impl Outlet {
 mod tests {
     use super::*;
     use std::collections::VecDeque;
-    use std::sync::mpsc;
 
     #[test]
     fn a_failure_is_said_once_and_so_is_its_end() {

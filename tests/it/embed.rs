@@ -166,7 +166,7 @@ fn requests_and_replies_are_those_of_the_http_crate_too() {
     async fn turn(request: Request) -> Response {
         let Ok(request) = request.into_http() else { return Response::new(StatusCode::BAD_REQUEST) };
         let (parts, mut body) = request.into_parts();
-        let all = BodyReader::collect(&mut body, 1000).await.expect("a short body");
+        let all = BodyReader::read_all(&mut body, 1000).await.expect("a short body");
         let reply = http::Response::builder()
             .status(203)
             .header("X-Path", parts.uri.path())
@@ -480,7 +480,7 @@ fn f8_a_body_that_is_read_is_asked_for() {
     async fn choose(mut request: Request) -> Response {
         match request.query() {
             Some("read") => {
-                let body = request.body().collect(100).await;
+                let body = request.body().read_all(100).await;
                 let text = body.map_or_else(|error| error.report(), |body| String::from_utf8_lossy(&body).into_owned());
                 Response::text(StatusCode::OK, text)
             }
@@ -587,7 +587,7 @@ fn a_panic_costs_its_own_reply_only() {
         panic!("as planned, at {}", request.path())
     }
     async fn later(mut request: Request) -> Response {
-        let body = request.body().collect(100).await;
+        let body = request.body().read_all(100).await;
         panic!("as planned, with {body:?}")
     }
     fn before_its_future(request: Request) -> std::future::Ready<Response> {

@@ -622,3 +622,69 @@ fn a_cache_of_few_files_serves_many() {
     eventually(PATIENCE, || server.descriptors() <= descriptors + 3);
     server.stop();
 }
+
+/// A folder of so many empty files with long names.
+fn crowded(count: usize) -> Fixture {
+    let fixture = Fixture::new();
+    (0..count).for_each(|n| drop(fixture.text(&format!("{n:0100}.ts"), "")));
+    fixture
+}
+
+#[test]
+fn t1_listings_that_nobody_reads_are_bounded_in_all() {
+    const LIMITS: &str = "connections = 256\nhigh_water_mark = \"16KiB\"\ntransfer_buffers = 4\nreceive_buffers = 32\n\
+                          head_len = \"1KiB\"\nreceive_buffer_len = \"4KiB\"\nopen_files = 16\nhot_files = 0\n\
+                          access_log_buffer = \"64KiB\"\nlisting_entries = 2000\nlisting_bytes = \"4MiB\"\n";
+    let fixture = crowded(2000);
+    let server = Launch::of(fixture.path()).arg("--listing").limits(LIMITS).start();
+    let page_len = server.connect().get("/", "").expect(200).body.len();
+    assert!(page_len > 500_000, "too short to stay in the server: {page_len}");
+    let mut stopped = Vec::new();
+    for _ in 0..200 {
+        let mut client = Client::connect_narrow(server.address(), 16 << 10);
+        client.ask("GET", "/", "");
+        let head = client.head();
+        if head.status == 200 {
+            stopped.push(client);
+        } else {
+            assert_eq!((head.status, head.field("Retry-After")), (503, Some("1")));
+        }
+    }
+    assert!(!stopped.is_empty() && stopped.len() * page_len <= 4 << 20, "{} × {page_len} bytes", stopped.len());
+    let status = fs::read_to_string(format!("/proc/{}/status", server.pid())).expect("the server runs");
+    let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:")?.trim().strip_suffix(" kB")).expect("a peak");
+    let (peak, ceiling) = (peak.parse::<u64>().expect("a number") * 1024, server.metric("memory_ceiling_bytes"));
+    assert!(peak < ceiling, "{peak} bytes at the peak, over the ceiling of {ceiling}");
+    // What they held comes back with them.
+    drop(stopped);
+    eventually(PATIENCE, || server.connect().get("/", "").status() == 200);
+    server.stop();
+}
+
+#[test]
+fn a_listing_that_can_never_fit_is_refused_in_either_form() {
+    let fixture = crowded(1000);
+    fs::create_dir(fixture.at("empty")).expect("a folder");
+    let server = Launch::of(fixture.path()).arg("--listing").limits("listing_bytes = \"64KiB\"").start();
+    let mut client = server.connect();
+    for fields in ["", "Accept: application/json\r\n"] {
+        let refused = client.get("/", fields).expect(503);
+        assert_eq!(refused.field("Retry-After"), Some("1"));
+        client.get("/empty/", fields).expect(200);
+    }
+}
+
+#[test]
+fn a_route_whose_entries_others_have_taken_is_cached_too() {
+    let (walked, asked) = (Fixture::new(), labelled("asked"));
+    (0..20).for_each(|n| drop(walked.text(&format!("{n}.txt"), "")));
+    let config = [route(&walked, "prefix = \"/walked\"", ""), route(&asked, "prefix = \"/asked\"", "")];
+    let launch = Launch::routes().config(&config.concat()).limits("open_files = 16\nopen_file_valid = \"1h\"");
+    let server = launch.start();
+    let mut client = server.connect();
+    (0..20).for_each(|n| drop(client.get(&format!("/walked/{n}.txt"), "").expect(200)));
+    for asked_before in 0..10 {
+        client.get("/asked/which.txt", "").expect(200);
+        assert_eq!((server.metric("file_cache_misses"), server.metric("file_cache_hits")), (21, asked_before));
+    }
+}

@@ -3,12 +3,15 @@
 
 use std::collections::{HashMap, HashSet};
 use std::fs::{self, OpenOptions};
+use std::io::Write;
 use std::net::{Ipv6Addr, SocketAddr, TcpListener, TcpStream};
-use std::os::unix::net::UnixListener;
+use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, ExitStatus, Stdio};
 
-use nix::sys::signal::Signal;
+use nix::fcntl::{FcntlArg, fcntl};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use serde_json::Value;
 
 use crate::support::{
@@ -745,4 +748,106 @@ fn the_environment_stands_between_flags_and_file() {
     let mut wrong = highwater(&["serve", text(fixture.path())]);
     wrong.env("HIGHWATER_WORKERS", "many");
     check_wrong_use(&run(wrong), "HIGHWATER_WORKERS");
+}
+
+#[test]
+fn t6_a_server_that_drains_leaves_its_successors_socket_alone() {
+    let (fixture, run_dir) = (Fixture::with(&[("film.mp4", FILM_LEN), ("clip.mp4", 1000)]), Fixture::new());
+    let socket = run_dir.at("highwater.sock");
+    let launch =
+        || Launch::of(fixture.path()).without_listen().arg("--listen").arg(format!("unix:{}", text(&socket))).start();
+    let mut first = launch();
+    let mut slow = Client::connect_unix(&socket);
+    slow.ask("GET", "/film.mp4", "");
+    slow.head().content_length().expect("a length");
+    first.signal(Signal::SIGTERM);
+    eventually(PATIENCE, || UnixStream::connect(&socket).is_err());
+    let second = launch();
+    check_bytes(0, &slow.body(FILM_LEN as usize));
+    drop(slow);
+    assert_eq!(first.wait().code(), Some(0));
+    check_bytes(0, &Client::connect_unix(&socket).get("/clip.mp4", "").expect(200).body);
+    second.stop();
+    assert!(!socket.exists());
+}
+
+#[test]
+fn a_socket_that_took_the_place_of_the_servers_is_left_alone() {
+    let (fixture, run_dir) = (Fixture::new(), Fixture::new());
+    let socket = run_dir.at("highwater.sock");
+    let listen = format!("unix:{}", text(&socket));
+    let server = Launch::of(fixture.path()).arg("--listen").arg(listen).start();
+    fs::remove_file(&socket).expect("the server's socket");
+    let _other = UnixListener::bind(&socket).expect("another one");
+    server.stop();
+    UnixStream::connect(&socket).expect("it is still there");
+}
+
+/// A server on a Unix socket whose standard streams are the caller's. It is killed when it is dropped.
+struct Bare(Child);
+
+impl Bare {
+    /// Starts it with a drain of 100 ms and waits until it accepts.
+    #[track_caller]
+    fn start(folder: &Fixture, socket: &Path, stdout: Stdio, stderr: Stdio) -> Self {
+        let config = folder.text("highwater.toml", "[limits]\nshutdown_timeout = \"100ms\"\n");
+        let listen = format!("unix:{}", text(socket));
+        let mut command = highwater(&["serve", text(folder.path()), "--config", text(&config), "--listen", &listen]);
+        let server = Bare(command.args(["--workers", "1"]).stdout(stdout).stderr(stderr).spawn().expect("the binary"));
+        eventually(PATIENCE, || UnixStream::connect(socket).is_ok());
+        server
+    }
+
+    /// Asks it to end, which it has to.
+    #[track_caller]
+    fn stop(&mut self) -> ExitStatus {
+        kill(Pid::from_raw(self.0.id().try_into().expect("a process id")), Signal::SIGTERM).expect("it runs");
+        let mut status = None;
+        eventually(PATIENCE, || {
+            status = self.0.try_wait().expect("a child");
+            status.is_some()
+        });
+        status.expect("it has ended")
+    }
+}
+
+impl Drop for Bare {
+    fn drop(&mut self) {
+        // It has ended already where all went well.
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// The ends of a pipe that is full.
+fn full_pipe() -> (std::io::PipeReader, std::io::PipeWriter) {
+    let (reader, mut writer) = std::io::pipe().expect("a pipe");
+    let len = fcntl(&writer, FcntlArg::F_GETPIPE_SZ).expect("its length");
+    writer.write_all(&vec![b'.'; len.try_into().expect("a length")]).expect("just what it holds");
+    (reader, writer)
+}
+
+#[test]
+fn a_standard_error_that_nobody_reads_stops_neither_serving_nor_ending() {
+    let (fixture, run_dir) = (Fixture::with(&[("film.mp4", FILM_LEN), ("clip.mp4", 1000)]), Fixture::new());
+    let (_reader, full) = full_pipe();
+    let socket = run_dir.at("highwater.sock");
+    let mut server = Bare::start(&fixture, &socket, Stdio::null(), full.into());
+    // It is cut at the drain's deadline, of which the worker has something to say.
+    let mut slow = Client::connect_unix(&socket);
+    slow.ask("GET", "/film.mp4", "");
+    slow.head().content_length().expect("a length");
+    check_bytes(0, &Client::connect_unix(&socket).get("/clip.mp4", "").expect(200).body);
+    assert_eq!(server.stop().code(), Some(0));
+    assert!(slow.rest_of_any_end().0.len() < FILM_LEN as usize);
+}
+
+#[test]
+fn a_standard_output_that_nobody_reads_stops_neither_serving_nor_ending() {
+    let (fixture, run_dir) = (Fixture::with(&[("clip.mp4", 1000)]), Fixture::new());
+    let (_reader, full) = full_pipe();
+    let socket = run_dir.at("highwater.sock");
+    let mut server = Bare::start(&fixture, &socket, full.into(), Stdio::null());
+    check_bytes(0, &Client::connect_unix(&socket).get("/clip.mp4", "").expect(200).body);
+    assert_eq!(server.stop().code(), Some(0));
 }

@@ -4,6 +4,7 @@
 //! for programs that walk it (rclone, `wget -r`, lftp), so every entry is one plain relative `<a href>`. A name that
 //! is not UTF-8 is shown with replacement characters and linked byte by byte. No script, no request for another file.
 
+use std::borrow::Cow;
 use std::fmt;
 
 use serde_json::json;
@@ -42,31 +43,16 @@ pub enum EntryKind {
 }
 
 /// The page for the directory `path`, decoded, with a slash at its start and its end.
-pub fn html(path: &[u8], listing: &Listing) -> String {
-    let path = &String::from_utf8_lossy(path);
-    Page { path, entries: &sorted(&listing.entries), truncated: listing.truncated }.to_string()
+pub fn html<'a>(path: &'a [u8], listing: &'a Listing) -> impl fmt::Display + 'a {
+    Page { path: String::from_utf8_lossy(path), entries: sorted(&listing.entries), truncated: listing.truncated }
 }
 
 /// The same as JSON: `{"path", "entries": [{"name", "href", "type", "size", "modified"}], "truncated"}`.
 ///
 /// `type` is `directory` or `file`, `size` is in bytes and null for a directory, `modified` is in UTC (RFC 3339), and
 /// `href` is the link of the page, exact even where `name` had to be made readable.
-pub fn json(path: &[u8], listing: &Listing) -> String {
-    let entry = |entry: &&Entry| {
-        let (kind, size) = match entry.kind {
-            EntryKind::Directory => ("directory", None),
-            EntryKind::File => ("file", Some(entry.len)),
-        };
-        json!({
-            "name": String::from_utf8_lossy(&entry.name),
-            "href": Href(entry).to_string(),
-            "type": kind,
-            "size": size,
-            "modified": format!("{}Z", Time { seconds: entry.modified, between: "T" }),
-        })
-    };
-    let entries: Vec<_> = sorted(&listing.entries).iter().map(entry).collect();
-    json!({ "path": String::from_utf8_lossy(path), "entries": entries, "truncated": listing.truncated }).to_string()
+pub fn json<'a>(path: &'a [u8], listing: &'a Listing) -> impl fmt::Display + 'a {
+    Json(Page { path: String::from_utf8_lossy(path), entries: sorted(&listing.entries), truncated: listing.truncated })
 }
 
 /// Directories first, then by name, byte by byte: the one order that is the same in every language.
@@ -90,14 +76,14 @@ body{color:#e3e3e3;background:#161616}th,td{border-color:#3a3a3a}a{color:#a8c7fa
 
 /// The page; entries are in the order they are shown.
 struct Page<'a> {
-    path: &'a str,
-    entries: &'a [&'a Entry],
+    path: Cow<'a, str>,
+    entries: Vec<&'a Entry>,
     truncated: bool,
 }
 
 impl fmt::Display for Page<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let title = Escaped(self.path);
+        let title = Escaped(&self.path);
         write!(
             f,
             "<!DOCTYPE html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n\
@@ -109,7 +95,7 @@ impl fmt::Display for Page<'_> {
         if self.path != "/" {
             f.write_str("<tr><td><a href=\"../\">../</a></td><td></td><td></td></tr>\n")?;
         }
-        for entry in self.entries {
+        for entry in &self.entries {
             row(f, entry)?;
         }
         f.write_str("</tbody>\n</table>\n")?;
@@ -118,6 +104,35 @@ impl fmt::Display for Page<'_> {
         }
         f.write_str("</main>\n</body>\n</html>\n")
     }
+}
+
+/// The page as JSON, one entry after the other: a tree of them all would take many times the memory of its text.
+struct Json<'a>(Page<'a>);
+
+impl fmt::Display for Json<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Page { path, entries, truncated } = &self.0;
+        write!(f, "{{\"path\":{},\"entries\":[", json!(path))?;
+        for (index, entry) in entries.iter().enumerate() {
+            let comma = if index == 0 { "" } else { "," };
+            write!(f, "{comma}{}", json_entry(entry))?;
+        }
+        write!(f, "],\"truncated\":{truncated}}}")
+    }
+}
+
+fn json_entry(entry: &Entry) -> serde_json::Value {
+    let (kind, size) = match entry.kind {
+        EntryKind::Directory => ("directory", None),
+        EntryKind::File => ("file", Some(entry.len)),
+    };
+    json!({
+        "name": String::from_utf8_lossy(&entry.name),
+        "href": Href(entry).to_string(),
+        "type": kind,
+        "size": size,
+        "modified": format!("{}Z", Time { seconds: entry.modified, between: "T" }),
+    })
 }
 
 fn row(f: &mut fmt::Formatter<'_>, entry: &Entry) -> fmt::Result {
@@ -241,20 +256,20 @@ mod tests {
     #[test]
     fn p4_links_are_plain_relative_and_exact() {
         let entries = [file("b c.mp4", 1), file("a:b?#%.ts", 2), file(b"\xff.ts", 3), directory("z"), directory("<y>")];
-        let page = html(b"/x/", &listing(entries));
+        let page = html(b"/x/", &listing(entries)).to_string();
         assert_eq!(links(&page), ["../", "%3Cy%3E/", "z/", "a%3Ab%3F%23%25.ts", "b%20c.mp4", "%FF.ts"]);
         assert!(page.contains(">&lt;y&gt;/</a>") && page.contains(">\u{fffd}.ts</a>"));
     }
 
     #[test]
     fn p4_the_root_has_no_parent() {
-        assert_eq!(links(&html(b"/", &listing([]))), Vec::<&str>::new());
-        assert_eq!(links(&html(b"/a/", &listing([]))), ["../"]);
+        assert_eq!(links(&html(b"/", &listing([])).to_string()), Vec::<&str>::new());
+        assert_eq!(links(&html(b"/a/", &listing([])).to_string()), ["../"]);
     }
 
     #[test]
     fn names_and_path_are_escaped() {
-        let page = html(b"/<script>&\"'/", &listing([file("<img src=x onerror='1'>&amp;\"", 1)]));
+        let page = html(b"/<script>&\"'/", &listing([file("<img src=x onerror='1'>&amp;\"", 1)])).to_string();
         assert!(!page.contains("<script") && !page.contains("<img"));
         assert!(page.contains("<h1>/&lt;script&gt;&amp;&quot;&#39;/</h1>"));
         assert!(page.contains(">&lt;img src=x onerror=&#39;1&#39;&gt;&amp;amp;&quot;</a>"));
@@ -262,7 +277,7 @@ mod tests {
 
     #[test]
     fn a_row_tells_size_and_date() {
-        let page = html(b"/", &listing([file("a", 1536)]));
+        let page = html(b"/", &listing([file("a", 1536)])).to_string();
         assert!(page.contains(
             "<tr><td><a href=\"a\">a</a></td><td class=\"n\"><data value=\"1536\">1.5 KiB</data></td>\
              <td class=\"n\"><time datetime=\"1994-11-06T08:49:37Z\">1994-11-06 08:49:37</time></td></tr>"
@@ -272,7 +287,8 @@ mod tests {
     #[test]
     fn json_says_the_same() {
         let listing: serde_json::Value =
-            serde_json::from_str(&json(b"/x/", &listing([file(b"a\"\xff", 6 << 30), directory("d d")]))).unwrap();
+            serde_json::from_str(&json(b"/x/", &listing([file(b"a\"\xff", 6 << 30), directory("d d")])).to_string())
+                .unwrap();
         assert_eq!(
             listing,
             json!({ "path": "/x/", "entries": [
@@ -327,7 +343,7 @@ mod tests {
 
         #[test]
         fn p4_any_name_stays_one_link(name in proptest::collection::vec(any::<u8>(), 1..30)) {
-            let page = html(b"/", &listing([file(name, 1)]));
+            let page = html(b"/", &listing([file(name, 1)])).to_string();
             prop_assert_eq!(links(&page).len(), 1);
         }
     }

@@ -13,12 +13,15 @@
 
 mod listing;
 mod open_files;
+mod shared;
 
 use std::rc::Rc;
 
 use http::{Method, StatusCode};
 
+use self::listing::Listing;
 use self::open_files::{Current, Found, NotFound, OpenFile, OpenFiles};
+use self::shared::Shared;
 use crate::config::MediaConfig;
 use crate::http::{Answer, Body, FileRegion, Handler, MakeHandler, Request, Response, Segment, Worker};
 use crate::limits::Limits;
@@ -56,6 +59,7 @@ struct MediaHandler(Rc<Folder>);
 
 impl Handler for MediaHandler {
     fn call(&self, request: Request) -> Answer {
+        self.0.shared.sweep();
         if let Some(response) = self.0.answer_now(&request) {
             return self.0.share(&request, response).into();
         }
@@ -73,6 +77,7 @@ struct Folder {
     config: MediaConfig,
     origins: Option<Origins>,
     cache_control: Vec<(Pattern, String)>,
+    shared: Rc<Shared>,
     files: OpenFiles,
 }
 
@@ -81,12 +86,14 @@ impl Folder {
         // `Media::new` has let only what parses through.
         let origins = config.cors.as_ref().and_then(|cors| Origins::parse(cors.iter().map(String::as_str)).ok());
         let rule = |rule: &crate::config::CacheRule| Some((Pattern::parse(&rule.pattern).ok()?, rule.value.clone()));
+        let shared = Shared::of(worker);
         Folder {
             worker: worker.clone(),
             config: config.clone(),
             origins,
             cache_control: config.cache_control.iter().filter_map(rule).collect(),
-            files: OpenFiles::new(&config.root, worker),
+            files: OpenFiles::new(&config.root, worker, &shared),
+            shared,
         }
     }
 
@@ -168,16 +175,23 @@ impl Folder {
     }
 
     async fn listing(&self, request: &Request, path: &NormalPath<'_>) -> Response {
-        let listing = match self.files.list(&path.path, self.config.hidden, self.worker.limits.listing_entries).await {
-            Ok(listing) => listing,
+        let shown = if path.path.is_empty() { b"/".to_vec() } else { [b"/", &*path.path, b"/"].concat() };
+        let is_json = prefers_json(request);
+        let budget = self.shared.listings.clone();
+        let render = move |listing: &Listing| {
+            let page = if is_json {
+                budget.print(listing::json(&shown, listing))
+            } else {
+                budget.print(listing::html(&shown, listing))
+            };
+            page.ok_or(NotFound::Busy)
+        };
+        let limit = self.worker.limits.listing_entries;
+        let page = match self.files.list(&path.path, self.config.hidden, limit, render).await {
+            Ok(page) => page,
             Err(why) => return not_found(why),
         };
-        let shown = if path.path.is_empty() { b"/".to_vec() } else { [b"/", &*path.path, b"/"].concat() };
-        let (content_type, page) = if prefers_json(request) {
-            ("application/json", listing::json(&shown, &listing))
-        } else {
-            ("text/html; charset=utf-8", listing::html(&shown, &listing))
-        };
+        let content_type = if is_json { "application/json" } else { "text/html; charset=utf-8" };
         Response::new(StatusCode::OK)
             .field("Content-Type", content_type)
             .field("X-Content-Type-Options", "nosniff")
@@ -387,8 +401,10 @@ fn not_found(why: NotFound) -> Response {
     match why {
         NotFound::Missing => Response::text(StatusCode::NOT_FOUND, "There is no such file."),
         NotFound::Forbidden => Response::text(StatusCode::FORBIDDEN, "The server may not read this file."),
-        NotFound::Busy => Response::text(StatusCode::SERVICE_UNAVAILABLE, "The server is out of descriptors.")
-            .field("Retry-After", "1"),
+        NotFound::Busy => {
+            Response::text(StatusCode::SERVICE_UNAVAILABLE, "The server is out of descriptors or memory.")
+                .field("Retry-After", "1")
+        }
         NotFound::Failed => Response::text(StatusCode::INTERNAL_SERVER_ERROR, "The file can't be opened."),
     }
 }

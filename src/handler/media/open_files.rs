@@ -3,8 +3,9 @@
 //! Opening is the expensive part of a small reply, so descriptors stay open and are believed for `open_file_valid`. What an
 //! entry says of the *content* is not believed: length and validators come from an fstat of the descriptor at each request, so
 //! a file changed in place is served changed. The bytes of small files that are asked for again and again are kept in memory
-//! together with the validators that they belong to, and both are believed for `hot_file_valid`: one version, whole. The root
-//! itself is looked up again in the rhythm of `open_file_valid`, so that it may be a link that is swapped (P2).
+//! together with the validators that they belong to, and both are believed for `hot_file_valid`: one version, whole. They count
+//! as in memory until the last reply with them is sent. The root itself is looked up again in the rhythm of
+//! `open_file_valid`, so that it may be a link that is swapped (P2).
 
 use std::cell::{OnceCell, RefCell};
 use std::io;
@@ -15,15 +16,15 @@ use std::time::{Instant, UNIX_EPOCH};
 
 use bytes::Bytes;
 use http::StatusCode;
-use lru::LruCache;
 use nix::dir::Dir;
 use nix::fcntl::{OFlag, OpenHow, ResolveFlag, openat2};
 use nix::sys::stat::{Mode, fstat};
 
 use super::Description;
 use super::listing::{Entry, EntryKind, Listing};
+use super::shared::{Cached, Entries, Shared};
 use crate::driver::{FileKind, FileStat};
-use crate::http::{Share, Worker};
+use crate::http::Worker;
 use crate::limits::Limits;
 use crate::proto::conditional::{FileVersion, Validators};
 use crate::proto::content_coding::Coding;
@@ -33,22 +34,17 @@ use crate::rt::fs::File;
 /// One worker's open files of one root.
 pub struct OpenFiles {
     worker: Rc<Worker>,
+    shared: Rc<Shared>,
     path: PathBuf,
     root: RefCell<Option<Root>>,
-    /// Most recently asked for first; as many entries as the worker's budget has given shares.
-    cache: RefCell<LruCache<Box<[u8]>, Cached>>,
+    /// As many entries as the worker's budget has given shares.
+    cache: Rc<Entries>,
 }
 
 struct Root {
     directory: Rc<File>,
     identity: (u64, u64),
     checked: Instant,
-}
-
-struct Cached {
-    found: Result<Found, NotFound>,
-    checked: Instant,
-    _share: Share,
 }
 
 /// What a path names.
@@ -107,13 +103,8 @@ struct Known {
     checked: Instant,
     /// Whether it was asked for before.
     wanted_again: bool,
-    hot: Option<Hot>,
-}
-
-/// A small file's bytes in memory, and their share of the worker's budget.
-struct Hot {
-    content: Bytes,
-    _share: Share,
+    /// A small file's bytes in memory, counted in the worker's budget until the last reply with them is sent.
+    hot: Option<Bytes>,
 }
 
 /// A file as it is now.
@@ -145,7 +136,7 @@ impl OpenFile {
             && let Some(hot) = &known.hot
             && now.saturating_duration_since(known.checked) < limits.hot_file_valid
         {
-            return Ok(Current { version: known.version.clone(), content: Some(hot.content.clone()) });
+            return Ok(Current { version: known.version.clone(), content: Some(hot.clone()) });
         }
         let stat = self.file.stat()?;
         if let Some(known) = slot.as_mut().filter(|known| (known.stat, known.coding) == (stat, coding)) {
@@ -154,8 +145,7 @@ impl OpenFile {
                 known.hot = self.warm(&stat);
             }
             known.wanted_again = true;
-            let content = known.hot.as_ref().map(|hot| hot.content.clone());
-            return Ok(Current { version: known.version.clone(), content });
+            return Ok(Current { version: known.version.clone(), content: known.hot.clone() });
         }
         let version = Rc::new(self.version(&stat, coding));
         // A young file's weak tag becomes strong by age alone, and a change of it might not show: it is not kept.
@@ -183,7 +173,7 @@ impl OpenFile {
 
     /// The bytes of a small file, if they are in the page cache, the budget has room, and the file stayed what it was while
     /// they were read.
-    fn warm(&self, stat: &FileStat) -> Option<Hot> {
+    fn warm(&self, stat: &FileStat) -> Option<Bytes> {
         let len = usize::try_from(stat.len).ok().filter(|len| (1..=Limits::SMALL_REPLY_LEN).contains(len))?;
         let share = self.worker.hot_files.take(len)?;
         let mut content = vec![0; len];
@@ -191,10 +181,11 @@ impl OpenFile {
         if !whole || self.file.stat().ok()? != *stat {
             return None;
         }
-        Some(Hot { content: content.into(), _share: share })
+        Some(share.of(content))
     }
 
-    fn cool(&self) {
+    /// Forgets the bytes in memory; those that replies carry stay counted.
+    pub(super) fn cool(&self) {
         if let Some(known) = &mut *self.known.borrow_mut() {
             known.hot = None;
         }
@@ -203,12 +194,13 @@ impl OpenFile {
 
 impl OpenFiles {
     /// No open files yet.
-    pub fn new(root: &Path, worker: &Rc<Worker>) -> Self {
+    pub fn new(root: &Path, worker: &Rc<Worker>, shared: &Rc<Shared>) -> Self {
         OpenFiles {
             worker: worker.clone(),
+            shared: shared.clone(),
             path: root.to_path_buf(),
             root: RefCell::default(),
-            cache: RefCell::new(LruCache::unbounded()),
+            cache: shared.add_route(),
         }
     }
 
@@ -218,8 +210,9 @@ impl OpenFiles {
             return None;
         }
         let mut cache = self.cache.borrow_mut();
-        match cache.get(path)? {
-            Cached { found: Ok(Found::File(file)), checked, .. } if self.is_fresh(*checked) => {
+        match cache.get_mut(path)? {
+            Cached { found: Ok(Found::File(file)), checked, used, .. } if self.is_fresh(*checked) => {
+                *used = self.worker.runtime.now();
                 self.worker.metrics.file_cache_hits.increment();
                 Some(file.clone())
             }
@@ -230,7 +223,10 @@ impl OpenFiles {
     /// What `path`, relative to the root, names.
     pub async fn find(&self, path: &[u8]) -> Result<Found, NotFound> {
         let root = self.root().await?;
-        let known = self.cache.borrow_mut().get(path).map(|known| (known.found.clone(), known.checked));
+        let known = self.cache.borrow_mut().get_mut(path).map(|known| {
+            known.used = self.worker.runtime.now();
+            (known.found.clone(), known.checked)
+        });
         if let Some((found, checked)) = &known
             && self.is_fresh(*checked)
         {
@@ -258,32 +254,35 @@ impl OpenFiles {
         if path.len() > Limits::CACHED_PATH_LEN || matches!(found, Err(NotFound::Busy | NotFound::Failed)) {
             return;
         }
+        let old = self.cache.borrow_mut().pop(path);
+        let Some(share) = old.map(|old| old.share).or_else(|| self.shared.room(&self.cache, found)) else { return };
+        self.shared.cool_the_oldest();
+        let now = self.worker.runtime.now();
         let mut cache = self.cache.borrow_mut();
-        cache.pop(path);
-        let share = loop {
-            match self.worker.open_files.take(1) {
-                Some(share) => break share,
-                None if cache.pop_lru().is_none() => return,
-                None => {}
-            }
-        };
-        self.cool_the_oldest(&cache);
-        let checked = self.worker.runtime.now();
-        cache.put(path.into(), Cached { found: found.clone(), checked, _share: share });
+        cache.put(path.into(), Cached { found: found.clone(), checked: now, used: now, share });
         if found.is_err() {
             cache.demote(path);
         }
     }
 
-    /// The entries of a directory beneath the root, at most `limit`. Names that no path can ask for are left out,
-    /// and dotfiles unless they are served.
-    pub async fn list(&self, path: &[u8], hidden: bool, limit: usize) -> Result<Listing, NotFound> {
+    /// What `render` makes, on a thread where it may take its time, of the entries of a directory beneath the root, at most
+    /// `limit`. Names that no path can ask for are left out, and dotfiles unless they are served.
+    pub async fn list<T: Send + 'static>(
+        &self,
+        path: &[u8],
+        hidden: bool,
+        limit: usize,
+        render: impl FnOnce(&Listing) -> Result<T, NotFound> + Send + 'static,
+    ) -> Result<T, NotFound> {
         let root = self.root().await?.duplicate().map_err(|error| NotFound::of(&error))?;
         let path = if path.is_empty() { b".".to_vec() } else { path.to_vec() };
-        let listed = self.worker.runtime.offload().run(move || read_directory(&root, &path, hidden, limit)).await;
-        match listed {
-            Ok(listing) => listing.map_err(|error| NotFound::of(&error)),
-            Err(crate::rt::offload::Busy) => Err(NotFound::Busy),
+        let listed = self.worker.runtime.offload().run(move || {
+            let listing = read_directory(&root, &path, hidden, limit).map_err(|error| NotFound::of(&error))?;
+            render(&listing)
+        });
+        match listed.await {
+            Ok(rendered) => rendered,
+            Err(why) => Err(if why == crate::rt::offload::NoResult::Busy { NotFound::Busy } else { NotFound::Failed }),
         }
     }
 
@@ -331,20 +330,6 @@ impl OpenFiles {
                 description: OnceCell::new(),
                 known: RefCell::default(),
             }))),
-        }
-    }
-
-    /// While the bytes kept in memory leave no room for one more small file, those of the files that were asked for least
-    /// recently go.
-    fn cool_the_oldest(&self, cache: &LruCache<Box<[u8]>, Cached>) {
-        let enough = Limits::SMALL_REPLY_LEN.min(self.worker.limits.hot_files);
-        let mut oldest_first = cache.iter().rev();
-        while self.worker.hot_files.left() < enough {
-            match oldest_first.next() {
-                Some((_, Cached { found: Ok(Found::File(file)), .. })) => file.cool(),
-                Some(_) => {}
-                None => break,
-            }
         }
     }
 
@@ -398,4 +383,191 @@ fn read_directory(root: &OwnedFd, path: &[u8], hidden: bool, limit: usize) -> io
         });
     }
     Ok(Listing { entries, truncated: false })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::Cell;
+    use std::sync::Arc;
+    use std::time::Duration;
+
+    use super::*;
+    use crate::driver::Setup;
+    use crate::driver::sim::{Content, Faults, Sim, World, explore};
+    use crate::driver::slot::{Event, Token};
+    use crate::rt::offload::Offload;
+    use crate::rt::task::Tasks;
+    use crate::rt::worker::{Agent, Turns};
+    use crate::rt::{Entered, Runtime};
+
+    /// One worker over the fake kernel, and two routes of it.
+    struct Stage {
+        world: Rc<World>,
+        worker: Rc<Worker>,
+        routes: [Rc<OpenFiles>; 2],
+        turns: Turns,
+        _entered: Entered,
+    }
+
+    /// Has no events, and does not wait once what was waited for has come.
+    struct Flag(Rc<Cell<bool>>);
+
+    impl Agent for Flag {
+        fn completed(&mut self, _: Event) {}
+        fn expired(&mut self, _: Token) {}
+        fn woken(&mut self) {}
+        fn turned(&mut self) {}
+        fn finished(&self) -> bool {
+            self.0.get()
+        }
+    }
+
+    impl Stage {
+        fn set(world: &Rc<World>, limits: Limits) -> Self {
+            let setup = Setup { in_flight: 64, receive_buffers: (1, 1024), transfer_buffers: (1, 16 << 10) };
+            let driver = Box::new(Sim::new(world, &setup));
+            let offload = Offload::start(0, 1).expect("no threads");
+            let runtime = Runtime::new(driver, Tasks::new().expect("an eventfd"), offload);
+            let entered = runtime.enter();
+            let worker = Worker::new(&runtime, limits, Arc::default(), None);
+            let shared = Shared::of(&worker);
+            let routes = [(); 2].map(|()| Rc::new(OpenFiles::new(Path::new("/"), &worker, &shared)));
+            Stage { world: world.clone(), worker, routes, turns: Turns::new(&runtime), _entered: entered }
+        }
+
+        fn run_until(&mut self, flag: &Rc<Cell<bool>>) {
+            while !flag.get() {
+                self.turns.turn(&mut Flag(flag.clone())).expect("the fake kernel goes on");
+            }
+        }
+
+        fn run_for(&mut self, time: Duration) {
+            let over = Rc::new(Cell::new(false));
+            let flag = over.clone();
+            self.world.schedule(time, move || flag.set(true));
+            self.run_until(&over);
+        }
+
+        fn find(&mut self, route: usize, path: &'static str) -> Option<Rc<OpenFile>> {
+            let (done, outcome) = (Rc::new(Cell::new(false)), Rc::new(RefCell::new(None)));
+            let (files, flag, found) = (self.routes[route].clone(), done.clone(), outcome.clone());
+            let task = self.worker.runtime.spawn(async move {
+                *found.borrow_mut() = files.find(path.as_bytes()).await.ok();
+                flag.set(true);
+            });
+            self.run_until(&done);
+            drop(task);
+            match outcome.take() {
+                Some(Found::File(file)) => Some(file),
+                _ => None,
+            }
+        }
+
+        /// A file's bytes once it is hot.
+        fn warm(&mut self, route: usize, path: &'static str) -> Option<Bytes> {
+            let file = self.find(route, path).expect("a file");
+            let contents = [(); 3].map(|()| file.current(None).expect("its status").content);
+            contents.into_iter().flatten().next()
+        }
+
+        fn open_files(&self) -> usize {
+            self.world.open_descriptors().files
+        }
+
+        /// Ends it, so that nothing is left for the next.
+        fn strike(self) {
+            self.worker.runtime.tasks().shut_down();
+        }
+    }
+
+    const LEN: usize = 10_000;
+
+    fn add_files(stage: &mut Stage, paths: &[&str]) {
+        for path in paths {
+            stage.world.add_file(path, Content::Rule(LEN as u64, |offset| offset as u8));
+        }
+        // Until their tags are strong.
+        stage.run_for(Duration::from_secs(5));
+    }
+
+    #[test]
+    fn promise1_hot_bytes_count_until_the_last_reply_lets_go_of_them() {
+        explore(Faults::NONE, |world| {
+            let mut stage = Stage::set(world, Limits { open_files: 1, hot_files: LEN, ..Limits::default() });
+            add_files(&mut stage, &["a", "b"]);
+            let sent_slowly = stage.warm(0, "a").expect("in memory");
+            // It takes the only entry, and no bytes: those of the other are still there.
+            assert!(stage.warm(0, "b").is_none(), "more in memory than the budget has");
+            assert_eq!((stage.worker.hot_files.left(), stage.open_files()), (0, 1));
+            drop(sent_slowly);
+            assert_eq!(stage.worker.hot_files.left(), LEN);
+            assert!(stage.warm(0, "b").is_some());
+            stage.strike();
+        });
+    }
+
+    #[test]
+    fn a_route_that_finds_memory_used_up_by_another_gets_some() {
+        explore(Faults::NONE, |world| {
+            let mut stage = Stage::set(world, Limits { hot_files: 2 * LEN, ..Limits::default() });
+            add_files(&mut stage, &["a", "b", "c"]);
+            assert!(stage.warm(0, "a").is_some() && stage.warm(0, "b").is_some());
+            assert!(stage.warm(1, "c").is_some());
+            stage.strike();
+        });
+    }
+
+    #[test]
+    fn a_deleted_file_that_nobody_asks_for_is_closed() {
+        explore(Faults::NONE, |world| {
+            let mut stage = Stage::set(world, Limits::default());
+            add_files(&mut stage, &["a", "b", "c"]);
+            for path in ["a", "b", "c"] {
+                assert!(stage.find(0, path).is_some());
+                world.remove(path);
+            }
+            // A path without a file is kept as the first to go, and is no reason to keep the others.
+            let shared = stage.routes[0].shared.clone();
+            for second in 0..12 {
+                assert!(second > 9 || stage.open_files() == 3, "closed after {second} s");
+                assert!(stage.find(1, "missing").is_none() && stage.find(0, "missing").is_none());
+                shared.sweep();
+                stage.run_for(Duration::from_secs(1));
+            }
+            assert_eq!(stage.open_files(), 0);
+            stage.strike();
+        });
+    }
+
+    #[test]
+    fn what_is_asked_for_stays_open_however_old_it_is() {
+        explore(Faults::NONE, |world| {
+            let mut stage = Stage::set(world, Limits { open_file_valid: Duration::from_secs(60), ..Limits::default() });
+            add_files(&mut stage, &["a"]);
+            let first = stage.find(0, "a").expect("a file");
+            for _ in 0..20 {
+                stage.run_for(Duration::from_secs(50));
+                stage.routes[0].shared.sweep();
+                assert!(Rc::ptr_eq(&stage.find(0, "a").expect("a file"), &first), "opened again");
+            }
+            stage.strike();
+        });
+    }
+
+    #[test]
+    fn a_flood_of_wrong_paths_takes_no_entry_from_another_route() {
+        explore(Faults::NONE, |world| {
+            let mut stage = Stage::set(world, Limits { open_files: 2, ..Limits::default() });
+            add_files(&mut stage, &["a", "b", "c"]);
+            assert!(stage.find(0, "a").is_some() && stage.find(0, "b").is_some());
+            for missing in ["x", "y", "z"] {
+                assert!(stage.find(1, missing).is_none());
+            }
+            assert_eq!((stage.open_files(), stage.routes[0].cache.borrow().len()), (2, 2));
+            // A file does.
+            assert!(stage.find(1, "c").is_some());
+            assert_eq!(stage.routes.each_ref().map(|route| route.cache.borrow().len()), [1, 1]);
+            stage.strike();
+        });
+    }
 }
