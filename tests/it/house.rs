@@ -114,8 +114,15 @@ fn unsafe_code_is_in_the_driver_only_and_says_why_it_is_sound() {
 
 #[test]
 fn what_the_documents_name_exists() {
-    let documents =
-        ["README.md", "CHANGELOG.md", "docs/ARCHITECTURE.md", "docs/DECISIONS.md", "docs/CONFIG.md", "docs/HACKING.md"];
+    let documents = [
+        "README.md",
+        "CHANGELOG.md",
+        "docs/ARCHITECTURE.md",
+        "docs/DECISIONS.md",
+        "docs/CONFIG.md",
+        "docs/HACKING.md",
+        "docs/BENCHMARKS.md",
+    ];
     let folders = ["src/", "docs/", "tests/", "tools/", "benches/", "examples/", "media/"];
     let mut named = 0;
     for document in documents {
