@@ -139,6 +139,8 @@ impl Limits {
     pub const OPEN_FILE_UNUSED: Duration = Duration::from_secs(10);
     /// Entries of the open-file caches that go for that reason with one request.
     pub const OPEN_FILES_SWEPT: usize = 64;
+    /// Bytes of diagnostics that wait to be written to standard error, in the whole process; part of its base.
+    pub const LOG_BUFFER_LEN: usize = 256 << 10;
     /// Bytes of a path that the open-file cache keeps; a longer one is looked up each time.
     pub const CACHED_PATH_LEN: usize = 512;
     /// Connections to the admin address that are admitted beyond the limit: an operator looks when it is full.

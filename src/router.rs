@@ -26,7 +26,11 @@ struct Route {
 impl Routes {
     /// Adds a route. `host` is compared without case and port; `None` is any. `prefix` begins with `/` and is decoded.
     pub fn add(&mut self, host: Option<String>, prefix: &str, handler: Arc<dyn MakeHandler>) {
-        let prefix = prefix.trim_end_matches('/').to_owned();
+        // A slash at its beginning or end may be left out.
+        let prefix = match prefix.trim_matches('/') {
+            "" => String::new(),
+            segments => format!("/{segments}"),
+        };
         self.0.push(Route { host, prefix, handler });
     }
 }
@@ -153,6 +157,21 @@ mod tests {
         check_takes("/media", "/mediator", None);
         check_takes("/media", "/", None);
         check_takes("", "*", None);
+    }
+
+    #[test]
+    fn a_prefix_means_the_same_with_or_without_its_outer_slashes() {
+        struct Never;
+        impl MakeHandler for Never {
+            fn make(&self, _: &Rc<Worker>) -> Rc<dyn Handler> {
+                Rc::new(Nothing)
+            }
+        }
+        for (written, meant) in [("media", "/media"), ("/media/", "/media"), ("/", ""), ("", ""), ("a/b", "/a/b")] {
+            let mut routes = Routes::default();
+            routes.add(None, written, Arc::new(Never));
+            assert_eq!(routes.0[0].prefix, meant, "{written}");
+        }
     }
 
     #[test]

@@ -224,6 +224,7 @@ impl Server {
 }
 
 /// A server that accepts connections.
+#[must_use = "the server goes on by itself; wait for it"]
 pub struct Running {
     shared: Arc<Shared>,
     threads: Vec<thread::JoinHandle<Result<(), Error>>>,
@@ -511,7 +512,7 @@ impl worker::Agent for WorkerAgent {
 /// The server's: no thread or no descriptor is to be had.
 pub fn log_to_stderr() -> Result<Log, Error> {
     block_signals()?;
-    Log::to_stderr().map_err(|error| Error::server("the log can't be started").because(error))
+    Log::to_stderr(Limits::LOG_BUFFER_LEN).map_err(|error| Error::server("the log can't be started").because(error))
 }
 
 /// Serves a configuration until a signal ends it: what the binary does. `reread` gives the configuration as it is now, for

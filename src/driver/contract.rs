@@ -361,7 +361,7 @@ fn tasks_that_are_shut_down_release_everything(mut stage: Stage) {
             loop {
                 let buf = worker.transfer_pool().acquire().await;
                 let (read, buf) = file.read(0, 7, buf).await;
-                assert_eq!((read.unwrap(), &*buf.unwrap()), (7, &b"content"[..]));
+                assert_eq!((read.unwrap(), &*buf), (7, &b"content"[..]));
             }
         })
         .detach();

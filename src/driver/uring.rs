@@ -146,12 +146,17 @@ impl Uring {
                 sequels.extend(record(&mut self.slots, &mut self.polls, &self.receive_pool, &entry));
             }
         }
+        // Closing takes a new slot, maybe the number of one that ended in this very batch: what names a slot comes first.
+        let mut orphans = Vec::new();
         for sequel in sequels {
             match sequel {
-                Sequel::Close(fd) => self.close(fd, Closing::Aside),
+                Sequel::Close(fd) => orphans.push(fd),
                 Sequel::Cancel(slot) => self.cancel(slot),
                 Sequel::PollOn(slot) => self.poll_on(slot),
             }
+        }
+        for fd in orphans {
+            self.close(fd, Closing::Aside);
         }
     }
 

@@ -301,7 +301,7 @@ impl Connections {
         self.0.worker.runtime.spawn(serve(seat, wire)).detach();
     }
 
-    /// Bytes have come and no buffer is free: the connection stands in line for one. Its deadline goes on.
+    /// Bytes have come and no buffer is free: the connection stands in line for one, no longer than its deadline.
     fn starve(&self, key: usize, socket: Socket, timer: Timer) {
         self.0.records.borrow_mut()[key].state = State::Starved { socket, timer };
         self.0.worker.metrics.connections_idle.increment();

@@ -103,21 +103,25 @@ fn at_once(wire: &Wire, head: &[u8], body: &Body) -> Result<Sent, Unsent> {
     Ok(if sent == len { Sent::Whole } else { Sent::Part(sent) })
 }
 
-/// Head and bytes in one buffer, if one is free and long enough.
-fn joined(wire: &Wire, head: &[u8], bytes: &[u8]) -> Option<Buf> {
+/// A buffer that begins with the head and has room for so much body, if one is free and long enough.
+fn headed(wire: &Wire, head: &[u8], len: usize) -> Option<Buf> {
     let pool = wire.runtime().transfer_pool();
-    let mut buf = if head.len() + bytes.len() <= pool.block_len() { pool.try_take()? } else { return None };
+    let mut buf = if head.len() + len <= pool.block_len() { pool.try_take()? } else { return None };
     buf.append(head);
+    Some(buf)
+}
+
+/// Head and bytes in one buffer.
+fn joined(wire: &Wire, head: &[u8], bytes: &[u8]) -> Option<Buf> {
+    let mut buf = headed(wire, head, bytes.len())?;
     buf.append(bytes);
     Some(buf)
 }
 
-/// Head and file region in one buffer, if they are small, all of the region is in the page cache, and a buffer is free.
+/// Head and file region in one buffer, if the region is small and all of it is in the page cache.
 fn small_file(wire: &Wire, head: &[u8], region: &FileRegion) -> Option<Buf> {
     let len = usize::try_from(region.range.len()).ok().filter(|len| *len <= Limits::SMALL_REPLY_LEN)?;
-    let pool = wire.runtime().transfer_pool();
-    let mut buf = if head.len() + len <= pool.block_len() { pool.try_take()? } else { return None };
-    buf.append(head);
+    let mut buf = headed(wire, head, len)?;
     // What is cold, has shrunk or can't be read is left to the path that can wait and say which.
     let read = region.file.read_resident(region.range.start, &mut buf.spare_mut()[..len]).ok()?;
     buf.advance(read);
@@ -251,7 +255,6 @@ impl Sending<'_> {
         self.wire.worker.metrics.cold_reads.increment();
         let buf = self.wire.runtime().transfer_pool().acquire().await;
         let (read, buf) = region.file.read(offset, len, buf).await;
-        let buf = buf.ok_or_else(lost_buffer)?;
         match read {
             Ok(0) => Ok(Ok(0)),
             Ok(_) => Ok(self.wire.try_send(&buf, More::No)),
@@ -298,16 +301,16 @@ impl Sending<'_> {
     /// One item, framed, behind what is still owed of the head.
     async fn item(&mut self, head: &[u8], item: Bytes, payload: Payload) -> Result<(), Unsent> {
         let chunk_head = std::num::NonZeroU64::new(item.len() as u64).map(ChunkHead::new);
-        let (before, after): (&[u8], &[u8]) = match (&chunk_head, payload) {
+        let (prefix, suffix): (&[u8], &[u8]) = match (&chunk_head, payload) {
             (Some(chunk_head), Payload::Chunked) => (chunk_head, CHUNK_END),
             _ => (&[], &[]),
         };
         if item.len() <= COPIED_ITEM_LEN {
-            self.all(&[head, before, &item, after].concat(), More::No).await?;
+            self.all(&[head, prefix, &item, suffix].concat(), More::No).await?;
         } else {
-            self.all(&[head, before].concat(), More::Follows).await?;
-            self.all(&item, if after.is_empty() { More::No } else { More::Follows }).await?;
-            self.all(after, More::No).await?;
+            self.all(&[head, prefix].concat(), More::Follows).await?;
+            self.all(&item, before(suffix.is_empty())).await?;
+            self.all(suffix, More::No).await?;
         }
         count(self.wire, item.len());
         Ok(())
@@ -326,10 +329,6 @@ fn is_cold(error: &io::Error) -> bool {
 
 fn failed_read(error: io::Error) -> Unsent {
     Unsent::Failed(Error::server("a file can't be read").because(error))
-}
-
-fn lost_buffer() -> Unsent {
-    Unsent::Failed(Error::server("driver invariant: a read came back without its buffer"))
 }
 
 fn wrong_length() -> Unsent {

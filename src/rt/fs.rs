@@ -57,12 +57,11 @@ impl File {
 
     /// Reads at most `len` bytes at `offset` into the buffer's spare space, from the disk if need be. The buffer comes back
     /// also with an error; 0 is the end of the file.
-    pub async fn read(&self, offset: u64, len: usize, buf: Buf) -> (io::Result<usize>, Option<Buf>) {
+    pub async fn read(&self, offset: u64, len: usize, buf: Buf) -> (io::Result<usize>, Buf) {
         let len = len.min(buf.spare_len()) as u32;
         let completion = self.0.runtime.operate(Op::Read { file: self.0.raw, offset, len, buf }).await;
-        let buf = match completion.op {
-            Some(Op::Read { buf, .. }) => Some(buf),
-            _ => None,
+        let Some(Op::Read { buf, .. }) = completion.op else {
+            panic!("driver invariant: a read came back without its buffer")
         };
         (completion.result.map(|n| n as usize), buf)
     }

@@ -109,7 +109,7 @@ impl Socket {
 pub(crate) fn received(result: io::Result<u32>, lease: Option<Buf>) -> io::Result<Option<Buf>> {
     match result? {
         0 => Ok(None),
-        _ => lease.map(Some).ok_or_else(|| io::Error::other("driver invariant: bytes without a buffer")),
+        _ => Ok(Some(lease.expect("driver invariant: bytes without a buffer"))),
     }
 }
 

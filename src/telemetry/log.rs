@@ -11,22 +11,19 @@ use std::sync::Arc;
 
 use super::line_writer::{LineWriter, Open, Reports};
 
-/// Bytes that may wait to be written.
-const BUFFER_LEN: usize = 256 << 10;
-
 /// A handle to the log; every clone is the same log. Each write to it is a line.
 #[derive(Clone, Debug)]
 pub struct Log(Arc<LineWriter>);
 
 impl Log {
     /// Makes standard error the place where every event of the process goes, and every panic. Once in a process: there is
-    /// one standard error, and one place for events.
+    /// one standard error, and one place for events. At most `buffer_len` bytes wait to be written.
     ///
     /// # Errors
     /// No thread or no descriptor is to be had.
-    pub fn to_stderr() -> io::Result<Self> {
+    pub fn to_stderr(buffer_len: usize) -> io::Result<Self> {
         let open = || Ok(Box::new(File::from(io::stderr().as_fd().try_clone_to_owned()?)) as Box<dyn Write + Send>);
-        let log = Log::start(Box::new(open), BUFFER_LEN)?;
+        let log = Log::start(Box::new(open), buffer_len)?;
         let writer = log.clone();
         tracing_subscriber::fmt().with_writer(move || writer.clone()).with_ansi(false).with_target(false).init();
         // The usual hook writes to standard error itself, and so from a worker's thread.
