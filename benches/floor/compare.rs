@@ -35,6 +35,8 @@ struct Sample {
     requests_a_second: f64,
     cpu_us_a_request: f64,
     cpu_ms_a_gigabyte: f64,
+    /// The part of its processor that the loop used: where that is not nearly all, the client was measured too.
+    busy: f64,
 }
 
 /// Measures every loop and prints a table.
@@ -65,15 +67,18 @@ pub fn all() -> Result<(), Box<dyn Error>> {
         "servers on processor {server_cpu}, client on {client_cpu}; {CONNECTIONS} connections, medians of {ROUNDS} rounds of {} s",
         MEASURED.as_secs_f64()
     );
-    println!("| loop | reply | requests/s | CPU us/request | CPU ms/GB |\n| --- | --- | ---: | ---: | ---: |");
+    println!(
+        "| loop | reply | requests/s | CPU us/request | CPU ms/GB | busy |\n| --- | --- | ---: | ---: | ---: | ---: |"
+    );
     for (server, samples) in servers.iter().zip(&samples) {
         println!(
-            "| {} | {} | {:.0} | {:.2} | {:.1} |",
+            "| {} | {} | {:.0} | {:.2} | {:.1} | {:.0} % |",
             server.kind.name(),
             if server.kind.is_for_large_files() { "1 MiB range" } else { "1 KiB file" },
             median(samples, |sample| sample.requests_a_second),
             median(samples, |sample| sample.cpu_us_a_request),
             median(samples, |sample| sample.cpu_ms_a_gigabyte),
+            median(samples, |sample| sample.busy * 100.0),
         );
     }
     Ok(())
@@ -129,6 +134,7 @@ fn measure(server: &Server) -> io::Result<Sample> {
         requests_a_second: requests / elapsed.as_secs_f64(),
         cpu_us_a_request: cpu_s * 1e6 / requests,
         cpu_ms_a_gigabyte: cpu_s * 1e3 / (bytes / 1e9),
+        busy: cpu_s / elapsed.as_secs_f64(),
     })
 }
 

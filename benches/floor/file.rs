@@ -82,10 +82,12 @@ impl Transfer {
     /// Takes note of `moved` bytes where `offered` were to be had.
     fn moved(&mut self, moved: usize, offered: usize) -> Turn {
         self.at += moved as u64;
-        match () {
-            () if self.at == self.end => Turn::Done,
-            () if moved < offered => Turn::Full,
-            () => Turn::GoOn,
+        if self.at == self.end {
+            Turn::Done
+        } else if moved < offered {
+            Turn::Full
+        } else {
+            Turn::GoOn
         }
     }
 }

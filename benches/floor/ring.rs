@@ -125,7 +125,7 @@ impl Loop {
             }
             // The kernel adds POLLRDHUP to what is asked for; a client that is done asking is not served on.
             Kind::Room if completion.result() == i32::from(libc::POLLOUT) => self.ready.push_back(key),
-            Kind::Accept | Kind::Room => self.end(key),
+            _ => self.end(key),
         }
         Ok(())
     }
