@@ -127,7 +127,7 @@ struct Flags {
     /// Threads, each with its own ring and connections [default: one for each processor]
     #[arg(long, value_name = "N")]
     workers: Option<String>,
-    /// Most bytes that one transfer moves in a turn and holds in memory, a power of two like 256KiB [default: 256KiB]
+    /// Most bytes that one transfer moves in a turn and holds in memory, a power of two like 256KiB [default: 512KiB]
     #[arg(long, value_name = "SIZE")]
     high_water_mark: Option<String>,
     /// Origin whose scripts may read the replies, or *; may be repeated (a comma-separated list in the environment).
@@ -577,7 +577,7 @@ mod tests {
     fn the_ceiling_is_printed_with_its_terms() {
         let config = Config { workers: NonZero::new(2).unwrap(), ..Config::default() };
         let expected = "\
-# memory ceiling: 1.8 GiB
+# memory ceiling: 1.9 GiB
 #   process
 #     base                     8.0 MiB
 #     access log               1.0 MiB
@@ -585,7 +585,7 @@ mod tests {
 #   worker, 2 times
 #     base                     4.0 MiB
 #     receive buffers          4.0 MiB  256 × 16.0 KiB
-#     transfer buffers        16.0 MiB  64 × 256.0 KiB
+#     transfer buffers        32.0 MiB  64 × 512.0 KiB
 #     connections              4.9 MiB  10000 × 512 B
 #     requests under way     859.4 MiB  10000 × 88.0 KiB
 #     open files               1.0 MiB  1024 × 1.0 KiB

@@ -67,7 +67,7 @@ limits! {
     connections: usize, Count, 10_000, 1..=1_000_000;
     /// The high water mark: the most bytes that one transfer moves in a turn, and holds in user memory. A power of two,
     /// so that a file region of one mark starts and ends on a page.
-    high_water_mark: usize, PowerOfTwo, 256 * KIB, 16 * KIB..=16 * MIB;
+    high_water_mark: usize, PowerOfTwo, 512 * KIB, 16 * KIB..=16 * MIB;
     /// Buffers for transfers under way, each one high water mark long. When all are in use, the next transfer waits
     /// (promise 1). The kernel registers at most 16,384.
     transfer_buffers: usize, Count, 64, 1..=16_384;
@@ -123,7 +123,7 @@ limits! {
 /// Bounds that are not configuration.
 impl Limits {
     /// Up to this many bytes of a file go out with the head as one send: below it copying is cheaper than sendfile(2).
-    pub const SMALL_REPLY_LEN: usize = 32 << 10;
+    pub const SMALL_REPLY_LEN: usize = 8 << 10;
     /// Bytes of the extensions of one chunk (F2).
     pub const CHUNK_EXTENSION_LEN: usize = 4 << 10;
     /// Bytes of a chunked body's trailer section (F2).
@@ -487,7 +487,7 @@ mod tests {
         for spec in Limits::SPECS {
             assert_eq!(spec.get(&limits), spec.default, "{}", spec.key);
         }
-        assert_eq!(limits.high_water_mark, 262_144);
+        assert_eq!(limits.high_water_mark, 524_288);
         assert_eq!(limits.idle_timeout, Duration::from_secs(75));
         assert_eq!(limits.reply_min_rate, 1024);
     }
@@ -576,7 +576,7 @@ mod tests {
         let limits = Limits { connections: 100, open_files: 0, ..Limits::default() };
         let ceiling = limits.memory_ceiling(2);
         let worker =
-            4 * MIB + 256 * 16 * KIB + 64 * 256 * KIB + 100 * 512 + 100 * (8 + 2 * 32 + 16) * KIB + 2 * 16 * MIB;
+            4 * MIB + 256 * 16 * KIB + 64 * 512 * KIB + 100 * 512 + 100 * (8 + 2 * 32 + 16) * KIB + 2 * 16 * MIB;
         assert_eq!(ceiling.bytes(), 8 * MIB + MIB + 2 * 10_000 * KIB + 2 * worker);
         assert_eq!(ceiling.kernel_bytes(), 2 * 100 * 2 * 128 * KIB);
     }

@@ -103,6 +103,8 @@ pub enum SocketOption {
     NoDelay,
     /// `TCP_NOTSENT_LOWAT`: how many bytes may wait in the send queue before the socket counts as full.
     NotSentLowWater(u32),
+    /// `TCP_CORK`: only full packets leave until it is taken off.
+    Cork(bool),
     /// `SO_LINGER` of zero: closing resets the connection, so that a broken reply can't pass for a whole one.
     ResetOnClose,
 }

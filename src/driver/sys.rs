@@ -80,6 +80,7 @@ pub fn set_option(socket: RawFd, option: SocketOption) -> io::Result<()> {
     match option {
         SocketOption::NoDelay => set(socket, libc::IPPROTO_TCP, libc::TCP_NODELAY, &1_i32),
         SocketOption::NotSentLowWater(bytes) => set(socket, libc::IPPROTO_TCP, libc::TCP_NOTSENT_LOWAT, &bytes),
+        SocketOption::Cork(on) => set(socket, libc::IPPROTO_TCP, libc::TCP_CORK, &i32::from(on)),
         SocketOption::ResetOnClose => {
             let linger = libc::linger { l_onoff: 1, l_linger: 0 };
             set(socket, libc::SOL_SOCKET, libc::SO_LINGER, &linger)

@@ -2,7 +2,7 @@
 //!
 //! | body | how |
 //! |---|---|
-//! | bytes | head and body as one send, joined in a buffer or as two pieces |
+//! | bytes | head and body as one send, joined in a buffer up to `SMALL_REPLY_LEN`, else as two pieces |
 //! | a file region up to `SMALL_REPLY_LEN`, resident | head and body in one buffer, one send |
 //! | a larger region, resident | sendfile(2), one high water mark, then the next connection has its turn |
 //! | a larger region, cold | read through the ring into a transfer buffer, then sent; the worker does not wait |
@@ -29,13 +29,6 @@ use crate::limits::Limits;
 use crate::proto::http1::chunked::{CHUNK_END, ChunkHead, LAST_CHUNK};
 use crate::proto::http1::encode::Payload;
 use crate::rt::yield_now;
-
-/// Distance between the pages that are probed before a region is given to sendfile, in bytes. Read-ahead brings pages in by
-/// at least this much, so that a hole between two resident probes is rare.
-const PROBE_STEP: usize = 64 << 10;
-
-/// Up to this length, in bytes, copying bytes behind the head costs less than a send of two pieces.
-const JOINED_LEN: usize = 8 << 10;
 
 /// Items of a stream up to this length are framed in one buffer, in bytes; longer ones go out uncopied.
 const COPIED_ITEM_LEN: usize = 16 << 10;
@@ -81,7 +74,7 @@ fn at_once(wire: &Wire, head: &[u8], body: &Body) -> Result<Sent, Unsent> {
         Body::Empty => (wire.try_send(head, More::No), head.len()),
         Body::Bytes(bytes) if bytes.len() > wire.worker.limits.high_water_mark => return Ok(Sent::Part(0)),
         Body::Bytes(bytes) => {
-            let joined = (bytes.len() <= JOINED_LEN).then(|| joined(wire, head, bytes)).flatten();
+            let joined = (bytes.len() <= Limits::SMALL_REPLY_LEN).then(|| joined(wire, head, bytes)).flatten();
             let result = match joined {
                 Some(buf) => wire.try_send(&buf, More::No),
                 None => wire.try_send_pair(head, bytes, More::No),
@@ -90,17 +83,41 @@ fn at_once(wire: &Wire, head: &[u8], body: &Body) -> Result<Sent, Unsent> {
         }
         Body::File(region) => match small_file(wire, head, region) {
             Some(buf) => (wire.try_send(&buf, More::No), buf.len()),
-            None => return Ok(Sent::Part(0)),
+            None if region.range.len() > wire.worker.limits.high_water_mark as u64 => return Ok(Sent::Part(0)),
+            None => return one_turn(wire, head, region),
         },
         Body::Segments(_) | Body::Stream { .. } => return Ok(Sent::Part(0)),
     };
-    let sent = match result {
-        Ok(sent) => sent,
-        Err(error) if error.kind() == io::ErrorKind::WouldBlock => 0,
-        Err(_) => return Err(Broken::Gone.into()),
-    };
+    let sent = taken(result)?;
     count(wire, sent.saturating_sub(head.len()));
     Ok(if sent == len { Sent::Whole } else { Sent::Part(sent) })
+}
+
+/// What the socket took: nothing, when it was full.
+fn taken(result: io::Result<usize>) -> Result<usize, Unsent> {
+    match result {
+        Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(0),
+        result => result.map_err(|_| Broken::Gone.into()),
+    }
+}
+
+/// Sends the head, and behind it a region of one turn, if it is resident.
+fn one_turn(wire: &Wire, head: &[u8], region: &FileRegion) -> Result<Sent, Unsent> {
+    let len = region.range.len() as usize;
+    if !region.file.is_resident(region.range.start, len).map_err(failed_read)? {
+        return Ok(Sent::Part(0));
+    }
+    let sent = taken(wire.try_send(head, before(len == 0)))?;
+    if sent < head.len() {
+        return Ok(Sent::Part(sent));
+    }
+    let of_body = match wire.socket.try_send_file(&region.file, region.range.start, len) {
+        Ok(0) if len > 0 => return Err(Unsent::Truncated),
+        Err(error) if error.kind() != io::ErrorKind::WouldBlock => return Err(of_socket_or_file(error)),
+        result => result.unwrap_or(0),
+    };
+    count(wire, of_body);
+    Ok(if of_body == len { Sent::Whole } else { Sent::Part(sent + of_body) })
 }
 
 /// A buffer that begins with the head and has room for so much body, if one is free and long enough.
@@ -138,25 +155,17 @@ async fn rest(wire: &Wire, head: &[u8], body: Body, payload: Payload, sent: usiz
     let mut sending =
         Sending { wire, pace: Pace::new(wire.worker.limits.reply_min_rate, wire.worker.limits.rate_grace) };
     let (head, of_body) = (&head[sent.min(head.len())..], sent.saturating_sub(head.len()));
-    match body {
-        Body::Empty => sending.all(head, More::No).await,
-        Body::Bytes(bytes) => {
-            let bytes = &bytes[of_body..];
-            sending.all(head, before(bytes.is_empty())).await?;
-            sending.bytes(bytes, More::No).await
-        }
-        Body::File(mut region) => {
-            region.range.start += of_body as u64;
-            sending.all(head, before(region.range.is_empty())).await?;
-            sending.region(region).await
-        }
-        Body::Segments(mut segments) => {
-            segments.retain(|segment| segment.len() > 0);
-            sending.all(head, before(segments.is_empty())).await?;
-            sending.segments(segments).await
-        }
-        Body::Stream { items, .. } => sending.stream(head, items, payload).await,
+    // In pieces of a turn each, the end of every turn would leave as a packet of its own: an eighth of the whole cost.
+    let in_turns = matches!(body, Body::File(_) | Body::Segments(_))
+        && body.len().is_some_and(|len| len - of_body as u64 > wire.worker.limits.high_water_mark as u64);
+    if in_turns {
+        wire.socket.cork(true);
     }
+    let result = sending.body(head, body, of_body, payload).await;
+    if in_turns && result.is_ok() {
+        wire.socket.cork(false);
+    }
+    result
 }
 
 /// The future's output, or the news that the client has gone meanwhile. Costs nothing for a future that is ready at once.
@@ -181,6 +190,29 @@ struct Sending<'a> {
 }
 
 impl Sending<'_> {
+    /// The head's rest, and the body without its first bytes, which have been sent.
+    async fn body(&mut self, head: &[u8], body: Body, of_body: usize, payload: Payload) -> Result<(), Unsent> {
+        match body {
+            Body::Empty => self.all(head, More::No).await,
+            Body::Bytes(bytes) => {
+                let bytes = &bytes[of_body..];
+                self.all(head, before(bytes.is_empty())).await?;
+                self.bytes(bytes, More::No).await
+            }
+            Body::File(mut region) => {
+                region.range.start += of_body as u64;
+                self.all(head, before(region.range.is_empty())).await?;
+                self.region(region).await
+            }
+            Body::Segments(mut segments) => {
+                segments.retain(|segment| segment.len() > 0);
+                self.all(head, before(segments.is_empty())).await?;
+                self.segments(segments).await
+            }
+            Body::Stream { items, .. } => self.stream(head, items, payload).await,
+        }
+    }
+
     async fn all(&mut self, bytes: &[u8], more: More) -> Result<(), Unsent> {
         Ok(self.wire.send_all(bytes, more, &mut self.pace).await?)
     }
@@ -211,7 +243,7 @@ impl Sending<'_> {
         let mut offset = range.start;
         while offset < range.end {
             let turn = (range.end - offset).min(mark) as usize;
-            let sent = if self.is_resident(&region, offset, turn)? {
+            let sent = if file.is_resident(offset, turn).map_err(failed_read)? {
                 self.wire.socket.try_send_file(file, offset, turn)
             } else {
                 self.cold_turn(&region, offset, turn).await?
@@ -233,21 +265,6 @@ impl Sending<'_> {
             }
         }
         Ok(())
-    }
-
-    /// Whether the probed pages of the turn are in the page cache; the disk is asked for those that are not.
-    fn is_resident(&self, region: &FileRegion, offset: u64, len: usize) -> Result<bool, Unsent> {
-        let last = len.saturating_sub(1);
-        for at in (0..last).step_by(PROBE_STEP).chain([last]) {
-            match region.file.read_resident(offset + at as u64, &mut [0]) {
-                // The file has become shorter: what lies before its new end may be cold.
-                Ok(0) => return Ok(false),
-                Ok(_) => {}
-                Err(error) if is_cold(&error) => return Ok(false),
-                Err(error) => return Err(failed_read(error)),
-            }
-        }
-        Ok(true)
     }
 
     /// Reads a turn from the disk and sends what the socket takes of it.
@@ -320,11 +337,6 @@ impl Sending<'_> {
 fn count(wire: &Wire, sent: usize) {
     wire.body_sent.set(wire.body_sent.get() + sent as u64);
     wire.worker.metrics.bytes_sent.add(sent as u64);
-}
-
-/// Not in the page cache; or a file system that can't tell, whose files then all count as cold.
-fn is_cold(error: &io::Error) -> bool {
-    error.kind() == io::ErrorKind::WouldBlock || error.raw_os_error() == Some(libc::EOPNOTSUPP)
 }
 
 fn failed_read(error: io::Error) -> Unsent {

@@ -7,6 +7,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::rc::Rc;
 
+use super::residency::BLOCK_LEN;
 use super::{Descriptor, Runtime};
 use crate::driver::buf::Buf;
 use crate::driver::op::{Closing, Op, OpenHow, Resolve};
@@ -14,7 +15,11 @@ use crate::driver::{FileKind, FileStat};
 
 /// An open file or directory, read-only.
 #[derive(Debug)]
-pub struct File(Descriptor);
+pub struct File {
+    descriptor: Descriptor,
+    /// By which the worker remembers what of it is in memory.
+    number: u32,
+}
 
 impl File {
     /// Opens a directory anywhere, following links: how a root is opened.
@@ -32,9 +37,9 @@ impl File {
     /// As openat2(2): `EXDEV` for an escape, `ENXIO` for a socket.
     pub async fn open_beneath(&self, path: &[u8]) -> io::Result<File> {
         let path = if path.is_empty() { b"." } else { path };
-        let file = open(&self.0.runtime, self.0.raw, path, Resolve::Beneath).await?;
+        let file = open(self.runtime(), self.raw(), path, Resolve::Beneath).await?;
         if file.stat()?.kind == FileKind::Regular {
-            self.0.runtime.driver().allow_waiting(file.0.raw)?;
+            self.descriptor.runtime.driver().allow_waiting(file.raw())?;
         }
         Ok(file)
     }
@@ -44,7 +49,7 @@ impl File {
     /// # Errors
     /// As fstat(2).
     pub fn stat(&self) -> io::Result<FileStat> {
-        self.0.runtime.driver().stat(self.0.raw)
+        self.descriptor.runtime.driver().stat(self.descriptor.raw)
     }
 
     /// Reads what is in the page cache at `offset`; never waits for the disk. 0 is the end of the file.
@@ -52,14 +57,49 @@ impl File {
     /// # Errors
     /// `WouldBlock` when the page is not resident; else as preadv2(2).
     pub fn read_resident(&self, offset: u64, into: &mut [u8]) -> io::Result<usize> {
-        self.0.runtime.driver().read_resident(self.0.raw, offset, into)
+        self.descriptor.runtime.driver().read_resident(self.descriptor.raw, offset, into)
+    }
+
+    /// Whether the region is in the page cache, by a byte of each block of it that was not lately found there. The disk is
+    /// asked for what is missing. A file system that can't tell (`EOPNOTSUPP`) counts as missing, and so does what lies behind
+    /// the file's end.
+    ///
+    /// # Errors
+    /// As preadv2(2).
+    pub fn is_resident(&self, offset: u64, len: usize) -> io::Result<bool> {
+        let runtime = self.runtime();
+        let now = runtime.now();
+        let region_end = offset + len as u64;
+        let mut at = offset;
+        while at < region_end {
+            let end = (at / BLOCK_LEN + 1).saturating_mul(BLOCK_LEN).min(region_end);
+            if !runtime.residency.borrow().knows(self.number, &(at..end), now) {
+                // The first page of the region, and the last of each block: read-ahead fills what is between.
+                if (at == offset && !self.has_page(at)?) || !self.has_page(end - 1)? {
+                    return Ok(false);
+                }
+                runtime.residency.borrow_mut().note(self.number, &(at..end), now);
+            }
+            at = end;
+        }
+        Ok(true)
+    }
+
+    fn has_page(&self, offset: u64) -> io::Result<bool> {
+        match self.read_resident(offset, &mut [0]) {
+            Ok(read) => Ok(read > 0),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(false),
+            Err(error) if error.raw_os_error() == Some(libc::EOPNOTSUPP) => Ok(false),
+            Err(error) => Err(error),
+        }
     }
 
     /// Reads at most `len` bytes at `offset` into the buffer's spare space, from the disk if need be. The buffer comes back
     /// also with an error; 0 is the end of the file.
     pub async fn read(&self, offset: u64, len: usize, buf: Buf) -> (io::Result<usize>, Buf) {
         let len = len.min(buf.spare_len()) as u32;
-        let completion = self.0.runtime.operate(Op::Read { file: self.0.raw, offset, len, buf }).await;
+        let completion =
+            self.descriptor.runtime.operate(Op::Read { file: self.descriptor.raw, offset, len, buf }).await;
         let Some(Op::Read { buf, .. }) = completion.op else {
             panic!("driver invariant: a read came back without its buffer")
         };
@@ -71,11 +111,15 @@ impl File {
     /// # Errors
     /// When no descriptor is left.
     pub fn duplicate(&self) -> io::Result<OwnedFd> {
-        self.0.runtime.driver().duplicate(self.0.raw)
+        self.descriptor.runtime.driver().duplicate(self.descriptor.raw)
     }
 
     pub(crate) fn raw(&self) -> RawFd {
-        self.0.raw
+        self.descriptor.raw
+    }
+
+    fn runtime(&self) -> &Rc<Runtime> {
+        &self.descriptor.runtime
     }
 }
 
@@ -84,5 +128,6 @@ async fn open(runtime: &Rc<Runtime>, root: RawFd, path: &[u8], resolve: Resolve)
     let op = Op::Open { root, path, resolve, how: Box::<OpenHow>::default() };
     let completion = runtime.operate(op).await;
     let raw = completion.result? as RawFd;
-    Ok(File(Descriptor { raw, closing: Closing::Aside, runtime: runtime.clone() }))
+    let number = runtime.residency.borrow_mut().number();
+    Ok(File { descriptor: Descriptor { raw, closing: Closing::Aside, runtime: runtime.clone() }, number })
 }

@@ -7,6 +7,7 @@ pub mod fs;
 pub mod net;
 pub mod offload;
 pub mod queue;
+mod residency;
 pub mod task;
 pub mod timer;
 pub mod worker;
@@ -24,6 +25,7 @@ use crate::driver::op::{Closing, Op};
 use crate::driver::slot::{Completion, Owner, Slot};
 
 use self::offload::Offload;
+use self::residency::Residency;
 use self::task::{JoinHandle, Tasks};
 use self::timer::Timers;
 
@@ -39,6 +41,7 @@ pub struct Runtime {
     offload: Offload,
     receive_pool: BufferPool,
     transfer_pool: BufferPool,
+    residency: RefCell<Residency>,
     now: Cell<Instant>,
 }
 
@@ -47,6 +50,7 @@ impl Runtime {
         Rc::new(Runtime {
             receive_pool: driver.receive_pool().clone(),
             transfer_pool: driver.transfer_pool().clone(),
+            residency: RefCell::new(Residency::new(driver.now())),
             now: Cell::new(driver.now()),
             driver: RefCell::new(driver),
             timers: RefCell::default(),

@@ -99,6 +99,12 @@ impl Socket {
         let _ = self.0.runtime.driver().set_option(self.0.raw, SocketOption::ResetOnClose);
     }
 
+    /// Holds packets that are not full back, or lets them go (tcp(7), `TCP_CORK`).
+    pub fn cork(&self, on: bool) {
+        // A Unix socket has no packets, and one that has failed says so at its next use.
+        let _ = self.0.runtime.driver().set_option(self.0.raw, SocketOption::Cork(on));
+    }
+
     async fn poll_for(&self, interest: Interest) {
         // A poll that fails names a socket that has failed: the next call on it says how.
         let _ = self.0.runtime.operate(Op::Poll { socket: self.0.raw, interest }).await;

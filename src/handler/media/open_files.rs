@@ -480,7 +480,7 @@ mod tests {
         }
     }
 
-    const LEN: usize = 10_000;
+    const LEN: usize = 8000;
 
     fn add_files(stage: &mut Stage, paths: &[&str]) {
         for path in paths {
