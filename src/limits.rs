@@ -124,6 +124,10 @@ limits! {
 impl Limits {
     /// Up to this many bytes of a file go out with the head as one send: below it copying is cheaper than sendfile(2).
     pub const SMALL_REPLY_LEN: usize = 8 << 10;
+    /// Places for replies that are known by their request's bytes. A power of two.
+    pub const KNOWN_REPLIES: usize = 1024;
+    /// Bytes of a request whose reply may be known; a longer one is parsed each time.
+    pub const KNOWN_REQUEST_LEN: usize = 2 << 10;
     /// Bytes of the extensions of one chunk (F2).
     pub const CHUNK_EXTENSION_LEN: usize = 4 << 10;
     /// Bytes of a chunked body's trailer section (F2).

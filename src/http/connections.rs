@@ -12,7 +12,9 @@ use std::time::{Duration, Instant};
 
 use slab::Slab;
 
-use super::exchange::{serve, turn_away};
+use super::exchange::{Begun, serve, turn_away};
+use super::known::{Asked, Lookup};
+use super::send::{self, Repeated};
 use super::wire::Wire;
 use super::{Handler, Worker};
 use crate::driver::SocketOption;
@@ -127,6 +129,7 @@ impl Connections {
 
     /// Serves the connections of the n-th gate by another handler, from their next request on.
     pub fn replace_handler(&self, gate: usize, handler: Rc<dyn Handler>) {
+        self.0.worker.known_replies.clear();
         self.0.gates.borrow_mut()[gate].handler = handler;
     }
 
@@ -266,7 +269,7 @@ impl Connections {
     fn readable(&self, key: usize, event: Event) {
         let Some((socket, timer)) = self.wake(key) else { return };
         match received(event.completion.result, event.completion.lease) {
-            Ok(Some(buf)) => self.begin(key, socket, timer, buf),
+            Ok(Some(buf)) => self.answer(key, socket, timer, buf),
             Err(error) if error.raw_os_error() == Some(libc::ENOBUFS) => self.starve(key, socket, timer),
             Ok(None) | Err(_) => {
                 // Closed before the next accept is posted, which may have been waiting for just this descriptor.
@@ -292,13 +295,45 @@ impl Connections {
         }
     }
 
-    fn begin(&self, key: usize, socket: Socket, timer: Timer, first: Buf) {
+    /// A request has come: its reply is known, and at best sent with that, or a task finds out.
+    fn answer(&self, key: usize, socket: Socket, timer: Timer, request: Buf) {
+        let worker = &self.0.worker;
+        let gate = self.0.records.borrow()[key].gate;
+        let known = match worker.known_replies.look_up(worker, gate, &request) {
+            Lookup::Known(known) => known,
+            Lookup::Unknown(asked) => return self.begin(key, socket, timer, request, asked, None),
+        };
+        match send::known(worker, &socket, &known) {
+            Repeated::Whole => {
+                worker.count_answer(known.status);
+                // Before the next receive, which may need just this buffer.
+                drop(request);
+                self.rest(key, socket, timer, Expect::Later);
+            }
+            Repeated::Part { region, sent } => {
+                let begun = Begun { known, region, sent };
+                self.begin(key, socket, timer, request, None, Some(Box::new(begun)));
+            }
+            Repeated::NotNow => self.begin(key, socket, timer, request, None, None),
+        }
+    }
+
+    fn begin(
+        &self,
+        key: usize,
+        socket: Socket,
+        timer: Timer,
+        first: Buf,
+        asked: Option<Box<Asked>>,
+        begun: Option<Box<Begun>>,
+    ) {
         timer.tell_worker(None);
         timer.set(None);
         let wire = Wire::new(socket, &self.0.worker, timer, first);
+        wire.asked.set(asked);
         self.0.worker.metrics.connections_active.increment();
         let seat = Seat { connections: self.clone(), key, taken: true };
-        self.0.worker.runtime.spawn(serve(seat, wire)).detach();
+        self.0.worker.runtime.spawn(serve(seat, wire, begun)).detach();
     }
 
     /// Bytes have come and no buffer is free: the connection stands in line for one, no longer than its deadline.
@@ -360,10 +395,14 @@ impl Seat {
         self.connections.0.records.borrow()[self.key].peer
     }
 
+    /// The number of the gate through which the connection came.
+    pub(super) fn gate(&self) -> usize {
+        self.connections.0.records.borrow()[self.key].gate
+    }
+
     /// What serves this connection's next request.
     pub(super) fn handler(&self) -> Rc<dyn Handler> {
-        let gate = self.connections.0.records.borrow()[self.key].gate;
-        self.connections.0.gates.borrow()[gate].handler.clone()
+        self.connections.0.gates.borrow()[self.gate()].handler.clone()
     }
 
     /// Makes the connection idle. One that someone still reads from, or that is to end, is closed.

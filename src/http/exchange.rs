@@ -14,11 +14,13 @@ use std::rc::Rc;
 use std::task::{Poll, Waker};
 use std::time::Instant;
 
+use bytes::Bytes;
 use futures_util::future::LocalBoxFuture;
 use http::{Method, StatusCode, Version};
 
-use super::body::{Body, Taken, take_chunk};
+use super::body::{Body, FileRegion, Taken, take_chunk};
 use super::connections::Seat;
+use super::known::{Known, Reply};
 use super::pace::Pace;
 use super::send::{self, Unsent, unless_hung_up};
 use super::wire::{BodyState, Broken, Wire};
@@ -48,12 +50,16 @@ enum Next {
     Reset,
 }
 
-/// Serves requests until the connection is parked or closed.
+/// Serves requests until the connection is parked or closed; first, if there is one, the rest of a reply that was begun.
 ///
 /// The seat comes first so that it is dropped last: when it frees its place, the wire's descriptor is closed already.
-pub(super) async fn serve(seat: Seat, wire: Rc<Wire>) {
+pub(super) async fn serve(seat: Seat, wire: Rc<Wire>, mut begun: Option<Box<Begun>>) {
     loop {
-        match exchange(&wire, &seat).await {
+        let next = match begun.take() {
+            Some(begun) => Box::pin(finish(&wire, &seat, *begun)).await,
+            None => exchange(&wire, &seat).await,
+        };
+        match next {
             Next::Request => yield_now().await,
             Next::Park => return seat.park(wire),
             Next::Close => return,
@@ -67,7 +73,10 @@ async fn exchange(wire: &Rc<Wire>, seat: &Seat) -> Next {
     // What has come may hold the whole head; only otherwise is there something to wait for.
     let head = match parse_head(wire, &mut HeadParser::default()).transpose() {
         Some(head) => head,
-        None => Box::pin(read_head(wire)).await,
+        None => {
+            wire.asked.take();
+            Box::pin(read_head(wire)).await
+        }
     };
     let (mut account, answer) = match head.and_then(|head| ask(wire, seat, head)) {
         Ok(asked) => asked,
@@ -102,6 +111,10 @@ fn ask<'a>(
         }
     };
     expect_body(wire, framing, continue_owed);
+    if framing != Framing::Empty || !wire.input.borrow().unread().is_empty() {
+        // The bytes that came were more than a head, and say more than what this reply answers.
+        wire.asked.take();
+    }
     let account = Account::open(wire, seat, Some(&head));
     let request = Request::new(head, seat.peer(), wire.clone());
     // What panics is dropped right after, and shares nothing that it could leave half-changed but its own state.
@@ -190,10 +203,7 @@ impl<'a> Account<'a> {
     /// Notes what is about to be answered.
     fn answer(&mut self, head: &ResponseHead) {
         self.status = head.status.as_u16();
-        self.wire.worker.metrics.responses.count(self.status);
-        if head.status == StatusCode::PARTIAL_CONTENT {
-            self.wire.worker.metrics.ranges.increment();
-        }
+        self.wire.worker.count_answer(self.status);
         if self.logged.is_some() {
             self.range = head.get("Content-Range").map(<[u8]>::to_vec);
         }
@@ -317,13 +327,53 @@ fn expect_body(wire: &Wire, framing: Framing, continue_owed: bool) {
 }
 
 async fn reply(wire: &Rc<Wire>, account: &mut Account<'_>, response: Response) -> Next {
-    let Response { head, body } = if response.status().is_informational() { misused() } else { response };
+    let Response { head, body, holds } = if response.status().is_informational() { misused() } else { response };
     let persistence = persistence(wire, account.keeps_alive && !head.closes());
     let (body, payload) = frame(head.status, account, body);
     let mut bytes = Vec::new();
     encode::encode(&mut bytes, account.version, &head, Some(&wire.worker.date()), payload, persistence);
     account.answer(&head);
-    let (next, outcome) = match send::reply(wire, &bytes, body, payload).await {
+    if let (Some(asked), Some(holds), Persistence::KeepAlive) = (wire.asked.take(), &holds, persistence) {
+        let reply = Reply { status: account.status, head: &bytes, body: &body, holds };
+        wire.worker.known_replies.keep(&wire.worker, account.seat.gate(), *asked, &reply);
+    }
+    let sent = send::reply(wire, &bytes, body, payload).await;
+    conclude(wire, account, sent, payload, persistence).await
+}
+
+/// A known reply that the socket did not take whole.
+pub(super) struct Begun {
+    pub(super) known: Rc<Known>,
+    /// The file's region behind the known bytes, if there is one.
+    pub(super) region: Option<FileRegion>,
+    /// How much is sent, of all of it.
+    pub(super) sent: usize,
+}
+
+/// Sends the rest of a known reply. The request that it answers is what has come.
+async fn finish(wire: &Rc<Wire>, seat: &Seat, begun: Begun) -> Next {
+    let Begun { known, region, sent } = begun;
+    let request_len = wire.input.borrow().unread().len();
+    wire.input.borrow_mut().consume(request_len);
+    let mut account = Account::open(wire, seat, None);
+    account.status = known.status;
+    wire.worker.count_answer(known.status);
+    let (head, behind) = known.bytes().split_at(known.head_len());
+    let body = region.map_or_else(|| Body::Bytes(Bytes::copy_from_slice(behind)), Body::File);
+    let payload = Payload::Length(body.len().unwrap_or(0));
+    let result = send::rest(wire, head, body, payload, sent).await;
+    conclude(wire, &mut account, result, payload, Persistence::KeepAlive).await
+}
+
+/// Notes how a reply ended, and says what becomes of the connection.
+async fn conclude(
+    wire: &Rc<Wire>,
+    account: &mut Account<'_>,
+    sent: Result<(), Unsent>,
+    payload: Payload,
+    persistence: Persistence,
+) -> Next {
+    let (next, outcome) = match sent {
         Ok(()) if payload == Payload::UntilClose => (Next::Linger, Outcome::Complete),
         Ok(()) => (after_reply(wire, persistence).await, Outcome::Complete),
         Err(Unsent::Broken(broken)) => (Next::Reset, outcome_of(broken)),
@@ -436,7 +486,7 @@ fn outcome_of(broken: Broken) -> Outcome {
 
 /// Tells a client that there is no room for it, as far as its socket takes that at once.
 pub(super) fn turn_away(socket: &Socket, date: &[u8; 29]) {
-    let Response { head, body } =
+    let Response { head, body, .. } =
         Response::text(StatusCode::SERVICE_UNAVAILABLE, "The server has no room for more connections.")
             .field("Retry-After", "1");
     let mut bytes = Vec::new();

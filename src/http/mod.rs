@@ -15,6 +15,7 @@ pub mod body;
 mod budget;
 pub(crate) mod connections;
 mod exchange;
+mod known;
 mod pace;
 mod request;
 mod response;
@@ -27,7 +28,9 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use futures_util::future::LocalBoxFuture;
+use http::StatusCode;
 
+use self::known::KnownReplies;
 use crate::limits::Limits;
 use crate::proto::http1::encode;
 use crate::rt::Runtime;
@@ -37,7 +40,7 @@ use crate::telemetry::metrics::WorkerMetrics;
 pub use self::body::{Body, BodyReader, Chunk, FileRegion, Segment};
 pub use self::budget::{Budget, Share};
 pub use self::request::Request;
-pub use self::response::Response;
+pub use self::response::{Holds, Response};
 
 /// Answers requests on one worker.
 pub trait Handler {
@@ -102,6 +105,8 @@ pub struct Worker {
     pub open_files: Budget,
     /// Bytes of small files that they may keep in memory.
     pub hot_files: Budget,
+    /// Replies to requests that have come before.
+    known_replies: KnownReplies,
     draining: Cell<bool>,
     date: Cell<(u64, [u8; 29])>,
 }
@@ -118,12 +123,21 @@ impl Worker {
         let date = Cell::new((0, encode::http_date(0)));
         let (open_files, hot_files) = (Budget::new(limits.open_files), Budget::new(limits.hot_files));
         let draining = Cell::new(false);
-        Rc::new(Worker { runtime, limits, metrics, access_log, open_files, hot_files, draining, date })
+        let known_replies = KnownReplies::new();
+        Rc::new(Worker { runtime, limits, metrics, access_log, open_files, hot_files, known_replies, draining, date })
     }
 
     /// Whether the server is going away: replies say `Connection: close`.
     pub fn draining(&self) -> bool {
         self.draining.get()
+    }
+
+    /// Counts a reply by its status.
+    fn count_answer(&self, status: u16) {
+        self.metrics.responses.count(status);
+        if status == StatusCode::PARTIAL_CONTENT {
+            self.metrics.ranges.increment();
+        }
     }
 
     /// The Date field's value for now, made once a second.

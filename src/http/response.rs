@@ -1,8 +1,11 @@
 //! What a handler gives back.
 
+use std::time::Instant;
+
 use http::{HeaderName, HeaderValue, StatusCode};
 
 use super::body::Body;
+use crate::driver::FileStat;
 use crate::proto::http1::encode::ResponseHead;
 
 /// A reply: status, fields and body. Length, coding, connection and date are the server's own affair.
@@ -10,12 +13,22 @@ use crate::proto::http1::encode::ResponseHead;
 pub struct Response {
     pub(super) head: ResponseHead,
     pub(super) body: Body,
+    pub(super) holds: Option<Holds>,
+}
+
+/// How long a reply stays true: until then, the same request has the same reply.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Holds {
+    /// From then on, the handler has to be asked again.
+    pub until: Instant,
+    /// A body that is a region of a file holds only as long as fstat says this of it.
+    pub stat: Option<FileStat>,
 }
 
 impl Response {
     /// A reply with this status, without fields or body.
     pub fn new(status: StatusCode) -> Self {
-        Response { head: ResponseHead::new(status), body: Body::Empty }
+        Response { head: ResponseHead::new(status), body: Body::Empty, holds: None }
     }
 
     /// A reply of one line of plain text: the status and its reason, and what the client can do about it.
@@ -31,7 +44,7 @@ impl Response {
 
     /// A reply with this head, of which the fields are lines already.
     pub fn from_head(head: ResponseHead) -> Self {
-        Response { head, body: Body::Empty }
+        Response { head, body: Body::Empty, holds: None }
     }
 
     /// The same reply, with one more field.
@@ -55,6 +68,13 @@ impl Response {
         self
     }
 
+    /// The same reply, which the server may repeat to the same request, byte for byte, without asking the handler again.
+    #[must_use]
+    pub fn which_holds(mut self, holds: Option<Holds>) -> Self {
+        self.holds = holds;
+        self
+    }
+
     /// The status.
     pub fn status(&self) -> StatusCode {
         self.head.status
@@ -74,6 +94,6 @@ impl Response {
 impl<B: Into<Body>> From<http::Response<B>> for Response {
     fn from(response: http::Response<B>) -> Self {
         let (parts, body) = response.into_parts();
-        Response { head: ResponseHead::from((parts.status, &parts.headers)), body: body.into() }
+        Response { head: ResponseHead::from((parts.status, &parts.headers)), body: body.into(), holds: None }
     }
 }

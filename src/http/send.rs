@@ -19,7 +19,9 @@ use bytes::Bytes;
 use futures_core::stream::LocalBoxStream;
 use futures_util::StreamExt;
 
+use super::Worker;
 use super::body::{Body, FileRegion, Segment};
+use super::known::Known;
 use super::pace::Pace;
 use super::wire::{Broken, Wire};
 use crate::driver::More;
@@ -28,6 +30,7 @@ use crate::error::Error;
 use crate::limits::Limits;
 use crate::proto::http1::chunked::{CHUNK_END, ChunkHead, LAST_CHUNK};
 use crate::proto::http1::encode::Payload;
+use crate::rt::net::Socket;
 use crate::rt::yield_now;
 
 /// Items of a stream up to this length are framed in one buffer, in bytes; longer ones go out uncopied.
@@ -120,6 +123,43 @@ fn one_turn(wire: &Wire, head: &[u8], region: &FileRegion) -> Result<Sent, Unsen
     Ok(if of_body == len { Sent::Whole } else { Sent::Part(sent + of_body) })
 }
 
+/// How far a known reply got.
+pub(super) enum Repeated {
+    /// The socket took all of it.
+    Whole,
+    /// So many bytes of it, maybe none; behind the known bytes follows the region, if there is one. Where the socket or the
+    /// file is the reason, going on with it will tell.
+    Part { region: Option<FileRegion>, sent: usize },
+    /// Nothing was sent: the file has changed, or has to be waited for.
+    NotNow,
+}
+
+/// Sends what the socket takes at once of a known reply.
+pub(super) fn known(worker: &Worker, socket: &Socket, known: &Known) -> Repeated {
+    let Ok(region) = known.region() else { return Repeated::NotNow };
+    let bytes = known.bytes();
+    let Some(region) = region else {
+        let sent = socket.try_send(bytes, More::No).unwrap_or(0);
+        worker.metrics.bytes_sent.add(sent.saturating_sub(known.head_len()) as u64);
+        return if sent == bytes.len() { Repeated::Whole } else { Repeated::Part { region: None, sent } };
+    };
+    let len = region.range.len();
+    let is_one_turn = len <= worker.limits.high_water_mark as u64;
+    if !is_one_turn || !region.file.is_resident(region.range.start, len as usize).unwrap_or(false) {
+        return Repeated::NotNow;
+    }
+    let mut sent = socket.try_send(bytes, before(len == 0)).unwrap_or(0);
+    if sent == bytes.len() {
+        let of_body = socket.try_send_file(&region.file, region.range.start, len as usize).unwrap_or(0);
+        worker.metrics.bytes_sent.add(of_body as u64);
+        sent += of_body;
+        if of_body as u64 == len {
+            return Repeated::Whole;
+        }
+    }
+    Repeated::Part { region: Some(region), sent }
+}
+
 /// A buffer that begins with the head and has room for so much body, if one is free and long enough.
 fn headed(wire: &Wire, head: &[u8], len: usize) -> Option<Buf> {
     let pool = wire.runtime().transfer_pool();
@@ -151,7 +191,7 @@ fn before(is_last: bool) -> More {
 }
 
 /// Sends what [`at_once`] did not, waiting for the disk and for the client.
-async fn rest(wire: &Wire, head: &[u8], body: Body, payload: Payload, sent: usize) -> Result<(), Unsent> {
+pub(super) async fn rest(wire: &Wire, head: &[u8], body: Body, payload: Payload, sent: usize) -> Result<(), Unsent> {
     let mut sending =
         Sending { wire, pace: Pace::new(wire.worker.limits.reply_min_rate, wire.worker.limits.rate_grace) };
     let (head, of_body) = (&head[sent.min(head.len())..], sent.saturating_sub(head.len()));

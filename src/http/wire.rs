@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 
 use super::Worker;
 use super::body::Chunk;
+use super::known::Asked;
 use super::pace::Pace;
 use crate::driver::More;
 use crate::driver::buf::{Available, Buf};
@@ -30,6 +31,8 @@ pub(super) struct Wire {
     pub(super) input: RefCell<Input>,
     pub(super) incoming: RefCell<Incoming>,
     receiving: RefCell<Receiving>,
+    /// What to keep the reply by, if the request is worth it.
+    pub(super) asked: Cell<Option<Box<Asked>>>,
     /// Bytes of the reply's body that the kernel has taken.
     pub(super) body_sent: Cell<u64>,
     /// When the kernel took the reply's first bytes; noted only for the access log.
@@ -91,6 +94,7 @@ impl Wire {
                 reader: None,
             }),
             receiving: RefCell::new(Receiving::No),
+            asked: Cell::default(),
             body_sent: Cell::new(0),
             first_byte: Cell::new(None),
         })

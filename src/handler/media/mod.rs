@@ -16,6 +16,7 @@ mod open_files;
 mod shared;
 
 use std::rc::Rc;
+use std::time::Instant;
 
 use http::{Method, StatusCode};
 
@@ -103,13 +104,13 @@ impl Folder {
             return None;
         }
         let path = target::normalize(request.path_in_route()).ok()?;
-        let file = self
+        let (file, believed) = self
             .files
             .known_file(&path.path)
             .filter(|_| !path.trailing_slash && (!path.hidden || self.config.hidden))?;
         let alone = !self.describe(&file, &path.path).negotiable
             || content_coding::acceptable(request.fields()).next().is_none();
-        alone.then(|| self.reply(request, &path.path, &file, None))
+        alone.then(|| self.reply(request, &path.path, &file, None, Some(believed)))
     }
 
     /// The same reply, with what other sites' pages may do with it.
@@ -207,24 +208,28 @@ impl Folder {
     async fn file(&self, request: &Request, path: &[u8], plain: Rc<OpenFile>) -> Response {
         let negotiable = self.describe(&plain, path).negotiable;
         let sibling = if negotiable { self.sibling(request, path, &plain).await } else { None };
-        self.reply(request, path, &plain, sibling)
+        self.reply(request, path, &plain, sibling, None)
     }
 
-    /// The reply with a file, or with the sibling that stands for it.
+    /// The reply with a file, or with the sibling that stands for it. One that nothing else could have been chosen for may be
+    /// repeated while the file's name is believed.
     fn reply(
         &self,
         request: &Request,
         path: &[u8],
         plain: &OpenFile,
         sibling: Option<(Rc<OpenFile>, Coding)>,
+        believed: Option<Instant>,
     ) -> Response {
         let description = self.describe(plain, path);
         let (file, coding) = sibling.as_ref().map_or((plain, None), |(file, coding)| (&**file, Some(*coding)));
         // The validators and the length are those of the descriptor, or of the bytes in memory, that are sent (R13).
-        let Current { version, content } = match file.current(coding) {
+        let current = match file.current(coding) {
             Ok(current) => current,
             Err(error) => return not_found(NotFound::of(&error)),
         };
+        let holds = believed.and_then(|until| current.holds(until));
+        let Current { version, content, .. } = current;
         let wanted = match conditional::evaluate(request.method(), request.fields(), &version.validators) {
             Verdict::NotModified => return not_modified(description, &version.validators),
             Verdict::PreconditionFailed => {
@@ -278,7 +283,7 @@ impl Folder {
                 piece(ByteRange { start: 0, end: version.len })
             }
         };
-        Response::from_head(head).with_body(body)
+        Response::from_head(head).with_body(body).which_holds(holds)
     }
 
     /// A sibling with a coding that the client accepts, not older than the file itself.

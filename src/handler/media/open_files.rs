@@ -12,7 +12,7 @@ use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
-use std::time::{Instant, UNIX_EPOCH};
+use std::time::{Duration, Instant, UNIX_EPOCH};
 
 use bytes::Bytes;
 use http::StatusCode;
@@ -24,7 +24,7 @@ use super::Description;
 use super::listing::{Entry, EntryKind, Listing};
 use super::shared::{Cached, Entries, Shared};
 use crate::driver::{FileKind, FileStat};
-use crate::http::Worker;
+use crate::http::{Holds, Worker};
 use crate::limits::Limits;
 use crate::proto::conditional::{FileVersion, Validators};
 use crate::proto::content_coding::Coding;
@@ -123,6 +123,35 @@ pub struct Current {
     pub version: Rc<Version>,
     /// All of its bytes, of this very version.
     pub content: Option<Bytes>,
+    basis: Option<Basis>,
+}
+
+/// Why this is believed of a file that has settled.
+enum Basis {
+    /// Its bytes are in memory, and believed until then.
+    Memory { until: Instant },
+    /// Fstat has just said so, and will say if it is not so any more.
+    Status(FileStat),
+}
+
+impl Current {
+    /// How long a reply with this is true, while the file's name is believed until then.
+    pub fn holds(&self, believed: Instant) -> Option<Holds> {
+        self.basis.as_ref().map(|basis| match basis {
+            Basis::Memory { until } => Holds { until: believed.min(*until), stat: None },
+            Basis::Status(stat) => Holds { until: believed, stat: Some(*stat) },
+        })
+    }
+}
+
+impl Known {
+    fn current(&self, hot_file_valid: Duration) -> Current {
+        let basis = match &self.hot {
+            Some(_) => Basis::Memory { until: self.checked + hot_file_valid },
+            None => Basis::Status(self.stat),
+        };
+        Current { version: self.version.clone(), content: self.hot.clone(), basis: Some(basis) }
+    }
 }
 
 impl OpenFile {
@@ -133,10 +162,10 @@ impl OpenFile {
         let now = self.worker.runtime.now();
         let mut slot = self.known.borrow_mut();
         if let Some(known) = slot.as_ref().filter(|known| known.coding == coding)
-            && let Some(hot) = &known.hot
+            && known.hot.is_some()
             && now.saturating_duration_since(known.checked) < limits.hot_file_valid
         {
-            return Ok(Current { version: known.version.clone(), content: Some(hot.clone()) });
+            return Ok(known.current(limits.hot_file_valid));
         }
         let stat = self.file.stat()?;
         if let Some(known) = slot.as_mut().filter(|known| (known.stat, known.coding) == (stat, coding)) {
@@ -145,14 +174,14 @@ impl OpenFile {
                 known.hot = self.warm(&stat);
             }
             known.wanted_again = true;
-            return Ok(Current { version: known.version.clone(), content: known.hot.clone() });
+            return Ok(known.current(limits.hot_file_valid));
         }
         let version = Rc::new(self.version(&stat, coding));
         // A young file's weak tag becomes strong by age alone, and a change of it might not show: it is not kept.
         let settled = !version.validators.etag.is_weak() && version.validators.modified_is_strong;
         let known = Known { stat, coding, version: version.clone(), checked: now, wanted_again: false, hot: None };
         *slot = settled.then_some(known);
-        Ok(Current { version, content: None })
+        Ok(Current { version, content: None, basis: None })
     }
 
     fn version(&self, stat: &FileStat, coding: Option<Coding>) -> Version {
@@ -204,17 +233,16 @@ impl OpenFiles {
         }
     }
 
-    /// The file that `path` names, if that is known without asking the file system.
-    pub fn known_file(&self, path: &[u8]) -> Option<Rc<OpenFile>> {
-        if !self.root.borrow().as_ref().is_some_and(|root| self.is_fresh(root.checked)) {
-            return None;
-        }
+    /// The file that `path` names, if that is known without asking the file system, and until when it is believed.
+    pub fn known_file(&self, path: &[u8]) -> Option<(Rc<OpenFile>, Instant)> {
+        let root_checked =
+            self.root.borrow().as_ref().map(|root| root.checked).filter(|checked| self.is_fresh(*checked))?;
         let mut cache = self.cache.borrow_mut();
         match cache.get_mut(path)? {
             Cached { found: Ok(Found::File(file)), checked, used, .. } if self.is_fresh(*checked) => {
                 *used = self.worker.runtime.now();
                 self.worker.metrics.file_cache_hits.increment();
-                Some(file.clone())
+                Some((file.clone(), (*checked).min(root_checked) + self.worker.limits.open_file_valid))
             }
             _ => None,
         }
