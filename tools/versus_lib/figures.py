@@ -93,8 +93,8 @@ def ratios(rows: list[dict]) -> list[dict]:
     """What is plotted: each row's first figure in terms of the baseline."""
     plotted = []
     for one in rows:
-        servers = {name: lines[0]["nginx"]["ratio"] for name, lines in one["against"].items()}
-        if any(servers.values()):
+        servers = [{"server": name, "ratio": lines[0]["nginx"]["ratio"]} for name, lines in one["against"].items()]
+        if any(bar["ratio"] for bar in servers):
             label = next(iter(one["against"].values()))[0]["label"]
             plotted.append({"title": one["title"], "figure": label, "servers": servers})
     return plotted

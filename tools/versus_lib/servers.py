@@ -160,8 +160,9 @@ def kinds(binary: pathlib.Path, floor_binary: pathlib.Path | None, highwater_arg
     arguments = shlex.split(highwater_args)
     ours = {"highwater": arguments}
     ours |= {f"highwater-{path}": [*arguments, "--send-path", path] for path in send_paths}
-    nginx_rows = {BASELINE: (nginx(), works.ALL), "nginx-aio": (nginx(aio="threads"), works.CHUNKED)}
+    nginx_rows = {BASELINE: (nginx(), works.ALL)}
     nginx_rows |= {name: (nginx(chunk=chunk), works.CHUNKED) for name, chunk in CHUNKS.items()}
+    nginx_rows["nginx-aio"] = (nginx(aio="threads"), works.CHUNKED)
     of_floor = Floors().program if floor_binary is None else lambda: own_binary(floor_binary)
     return [
         *(Kind(name, lambda: own_binary(binary), printed("--version"), highwater(more), works.ALL) for name, more in ours.items()),

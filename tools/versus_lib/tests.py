@@ -66,7 +66,8 @@ class Ratios(unittest.TestCase):
 
     def test_the_plot_gets_what_the_tables_have(self) -> None:
         plotted = figures.ratios([row(highwater=300.0, nginx=200.0), row(title="no baseline", highwater=1.0)])
-        self.assertEqual(plotted, [{"title": "1 KiB file", "figure": "requests/s", "servers": {"highwater": 1.5, "nginx": 1.0}}])
+        servers = [{"server": "highwater", "ratio": 1.5}, {"server": "nginx", "ratio": 1.0}]
+        self.assertEqual(plotted, [{"title": "1 KiB file", "figure": "requests/s", "servers": servers}])
 
 
 class Merging(unittest.TestCase):
@@ -77,7 +78,7 @@ class Merging(unittest.TestCase):
         self.assertEqual({r["title"]: r["summaries"]["highwater"]["requests_per_second"] for r in merged["rows"]}, {"1 KiB file": 3.0, "b": 2.0})
         self.assertEqual(merged["left_out"], {})
         self.assertEqual(len(merged["parts"]), 2)
-        self.assertEqual(merged["ratios"][0]["servers"]["highwater"], 3.0)
+        self.assertEqual(merged["ratios"][0]["servers"][0], {"server": "highwater", "ratio": 3.0})
 
     def test_two_machines_or_versions_are_not_one_result(self) -> None:
         one = result(row(highwater=1.0))

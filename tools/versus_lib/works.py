@@ -27,7 +27,7 @@ class Figure:
 
 REQUESTS = Figure("requests_per_second", "requests/s", True)
 CPU = Figure("cpu_ms_per_gb", "CPU ms/GB", False)
-P99 = Figure("p99_us", "p99", False)
+P99 = Figure("p99_us", "p99 us", False)
 
 
 @dataclasses.dataclass(frozen=True)
