@@ -2,7 +2,6 @@
 
 import dataclasses
 import json
-import os
 import subprocess
 
 from .servers import Server
@@ -22,23 +21,23 @@ class Client:
         count = "4" if work.path == "/100m.bin" and not work.arguments else "64"
         return self.run(server, work.path, [*work.arguments, "-n", count, "-c", "4", "-d", "60s", "--verify"])
 
-    def loop(self, server: Server, path: str, connections: int, arguments: tuple[str, ...] = (), warmup_ms: int = WARMUP_MS,
-             seconds: float | None = None) -> dict:
+    def loop(
+        self, server: Server, path: str, connections: int, arguments: tuple[str, ...] = (), warmup_ms: int = WARMUP_MS
+    ) -> dict:
         """A closed loop, the server's processes weighed."""
-        return self.run(server, path, [*arguments, *self.window(seconds or self.seconds, warmup_ms), "-c", str(connections), *pids(server)])
+        return self.run(server, path, [*arguments, *self.window(warmup_ms), "-c", str(connections), *pids(server)])
 
     def run(self, server: Server, path: str, arguments: list[str]) -> dict:
         with self.beside(server, path, arguments) as other:
             return other.result()
 
-    def beside(self, server: Server, path: str, arguments: list[str], is_background: bool = False) -> "Beside":
+    def beside(self, server: Server, path: str, arguments: list[str]) -> "Beside":
         """Begins a run that goes on while others are made."""
         command = [self.loadgen, f"http://{server.address}{path}", "--json", "--cpu", str(self.cpu), *arguments]
-        return Beside(f"{server.name}, {path}", command, is_background)
+        return Beside(f"{server.name}, {path}", command)
 
-    @staticmethod
-    def window(seconds: float, warmup_ms: int) -> list[str]:
-        return ["-d", f"{round(seconds * 1000)}ms", "--warmup", f"{warmup_ms}ms"]
+    def window(self, warmup_ms: int) -> list[str]:
+        return ["-d", f"{round(self.seconds * 1000)}ms", "--warmup", f"{warmup_ms}ms"]
 
 
 def pids(server: Server) -> list[str]:
@@ -48,13 +47,9 @@ def pids(server: Server) -> list[str]:
 class Beside:
     """A run under way; leaving it ends it."""
 
-    def __init__(self, what: str, command: list[str], is_background: bool) -> None:
+    def __init__(self, what: str, command: list[str]) -> None:
         self.what = what
-        # A client that only makes load must not stand in the way of the one that takes the time.
-        behind = (lambda: os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))) if is_background else None
-        self.process = subprocess.Popen(
-            command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, preexec_fn=behind
-        )
+        self.process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
     def __enter__(self) -> "Beside":
         return self
@@ -63,9 +58,6 @@ class Beside:
         if self.process.poll() is None:
             self.process.kill()
         self.process.communicate()
-
-    def is_running(self) -> bool:
-        return self.process.poll() is None
 
     def result(self) -> dict:
         try:

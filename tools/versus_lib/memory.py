@@ -23,7 +23,7 @@ from collections.abc import Callable
 from .servers import Server
 
 SETTLE_SECONDS = 15.0
-POLL_SECONDS = 0.25
+POLL_SECONDS = 0.15
 
 
 @dataclasses.dataclass(frozen=True)

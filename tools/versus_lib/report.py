@@ -75,8 +75,8 @@ SCENE_COLUMNS: dict[str, list[Column]] = {
 }
 
 SCENE_NOTES = {
-    "mixed": "The same client is timed alone and beside the readers, who run in the scheduler's idle class on the client's processor. The cold "
-    "files are dropped from the page cache before each run.",
+    "mixed": "The same client is timed alone and beside the readers, who share its processor. The cold files are dropped from the page cache "
+    "before each run. *Neither busy* here: the server waited for the disk.",
     "idle": "Resident: the growth of VmRSS over the server's processes from before the connections came until each had one reply and was idle. "
     "Slab: the growth of the kernel's, sockets and descriptors of both ends.",
     "stopped": "Each client takes 64 KiB and stops. *KiB a client* is the growth of the resident memory of the server's processes and of "
@@ -86,7 +86,8 @@ SCENE_NOTES = {
     "for both ends, payload included, *of* its limit for the whole machine, by clients: a server that comes to it is held back by that "
     "and not by a bound of its own, and so is every other program's network. With 200 clients there is room for all, and *KiB a client of "
     "200* says what each costs then.",
-    "fair": "A slow reader kept its pace when it got 95 % of it in the time that was measured.",
+    "fair": "A slow reader kept its pace when it got 95 % of it in the time that was measured. What a server queues for the slow ones takes "
+    "from the kernel's memory for all TCP, which the fast one needs too.",
 }
 
 
@@ -192,7 +193,7 @@ def markdown(result: dict, plot: str) -> str:
         f"![Each server in terms of nginx, row by row; the tables below have the figures]({plot})",
     ]
     for server in ours(result):
-        lines += ["", f"### {server} against", "", "Ratios; above 1.00 is better, whichever way the figure goes.", ""]
+        lines += ["", f"### {server.capitalize()} against the others", "", "Ratios; above 1.00 is better, whichever way the figure goes.", ""]
         lines += [markdown_table(against_table(result["rows"], server))]
     for row in result["rows"]:
         lines += ["", f"### {row['title'][0].upper()}{row['title'][1:]}", "", markdown_table(row_table(row))]
@@ -219,8 +220,7 @@ def introduction(result: dict) -> list[str]:
         lines += [
             "",
             f"{part['date']}, load {part['load_before']:.2f} before: servers on processor {part['server_cpu']}, clients on processor "
-            f"{part['client_cpu']}; medians of {part['rounds']} rounds of {part['seconds']:g} s after a warm-up (scenes of several "
-            f"clients: {part['scene_rounds']} rounds).",
+            f"{part['client_cpu']}; medians of {part['rounds']} rounds of {part['seconds']:g} s after a warm-up, in {part['minutes']:.0f} minutes.",
             "",
             "```sh",
             "cargo build --release --workspace",
@@ -230,7 +230,7 @@ def introduction(result: dict) -> list[str]:
     return [
         *lines,
         "",
-        *(f"- {name}: {version}" for name, version in result["versions"].items()),
+        *(f"- {', '.join(names)}: {version}" for version, names in by_version(result["versions"]).items()),
         *(f"- {name}: not measured, {why}" for name, why in result["left_out"].items()),
         "",
         "CPU is the server's, user and system, over all its threads (the kernel's workers for a ring are among them). Above 1.00 is "
@@ -238,8 +238,15 @@ def introduction(result: dict) -> list[str]:
         "*Client-bound*: the client used its whole processor, so that the server could have done more; compare CPU there. *Neither busy*: "
         "neither used four fifths of its processor; something else ran on the machine, or the two waited for each other. Latency "
         "is that of a closed loop. Where replies are shorter than nginx's chunks, its best chunk is its default. The floor is the best of the "
-        "bare loops of `benches/floor` that serve the row: nothing of HTTP but a fixed head, and so what the kernel takes for itself.",
+        "bare loops of `benches/floor.rs` that serve the row: nothing of HTTP but a fixed head, and so what the kernel takes for itself.",
     ]
+
+
+def by_version(versions: dict[str, str]) -> dict[str, list[str]]:
+    found: dict[str, list[str]] = {}
+    for name, version in versions.items():
+        found.setdefault(version, []).append(name)
+    return found
 
 
 def write_section(path: pathlib.Path, section: str) -> None:

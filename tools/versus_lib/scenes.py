@@ -1,7 +1,7 @@
 """The rows that are more than one closed loop. Each scene gives one flat run: figures by name, and `errors`.
 
-All clients share a processor, as in the closed loops. Where one client only makes load and the other takes the time, the first runs in
-the scheduler's idle class, so that a percentile is the server's and not that of two clients that wait for each other.
+All clients of a scene share one processor, as in the closed loops. (Running those that only make load in the scheduler's idle class
+changed no percentile, so they run as any other.)
 """
 
 import contextlib
@@ -29,6 +29,7 @@ STOPPED = 4_000
 STOPPED_FEW = 200
 STOP_AFTER = 65_536
 CROWD_CONNECTIONS = 16_384
+WARMUP_REQUESTS = 10_000
 
 SLOW = 1_000
 SLOW_RATE = 1_000_000
@@ -62,7 +63,7 @@ class Stage:
         self.started += 1
         home = self.homes / f"{kind.name}-{self.started}"
         with Server(kind, self.root, home, self.server_cpu, self.capacity(kind)) as server:
-            self.client.loop(server, "/1k.bin", HOT_CONNECTIONS, seconds=0.2, warmup_ms=0)
+            self.client.run(server, "/1k.bin", ["-c", str(HOT_CONNECTIONS), "-n", str(WARMUP_REQUESTS)])
             await_connections(server, 0)
             yield server
 
@@ -93,8 +94,8 @@ def mixed(stage: Stage, server: Server) -> dict:
         raise RuntimeError("there are no cold files")
     alone = client.loop(server, HOT_PATH, HOT_CONNECTIONS)
     cold.evict()
-    arguments = [*client.window(client.seconds, MIXED_WARMUP_MS), "-c", str(READERS), "--rate", str(READER_RATE)]
-    with client.beside(server, f"/cold{{0..{READERS - 1}}}.bin", arguments, is_background=True) as readers:
+    arguments = [*client.window(MIXED_WARMUP_MS), "-c", str(READERS), "--rate", str(READER_RATE)]
+    with client.beside(server, f"/cold{{0..{READERS - 1}}}.bin", arguments) as readers:
         hot = client.loop(server, HOT_PATH, HOT_CONNECTIONS, warmup_ms=MIXED_WARMUP_MS)
         streamed = readers.result()
     if streamed["requests"]:
@@ -176,7 +177,7 @@ def fair(stage: Stage, server: Server) -> dict:
     """One reader at full speed: alone, then beside many slow ones, of which it is counted who got their pace."""
     client = stage.client
     alone = client.loop(server, "/100m.bin", 1)
-    arguments = [*client.window(client.seconds, FAIR_WARMUP_MS), "-c", str(SLOW), "--rate", str(SLOW_RATE)]
+    arguments = [*client.window(FAIR_WARMUP_MS), "-c", str(SLOW), "--rate", str(SLOW_RATE)]
     with client.beside(server, "/100m.bin", arguments) as slow:
         fast = client.loop(server, "/100m.bin", 1, warmup_ms=FAIR_WARMUP_MS)
         paced = slow.result()

@@ -12,6 +12,7 @@ import shutil
 import signal
 import socket
 import subprocess
+import sys
 import time
 from collections.abc import Callable
 
@@ -162,7 +163,7 @@ def kinds(binary: pathlib.Path, floor_binary: pathlib.Path | None, highwater_arg
     ours |= {f"highwater-{path}": [*arguments, "--send-path", path] for path in send_paths}
     nginx_rows = {BASELINE: (nginx(), works.ALL)}
     nginx_rows |= {name: (nginx(chunk=chunk), works.CHUNKED) for name, chunk in CHUNKS.items()}
-    nginx_rows["nginx-aio"] = (nginx(aio="threads"), works.CHUNKED)
+    nginx_rows["nginx-aio"] = (nginx(aio="threads"), works.CHUNKED - {"fair"})
     of_floor = Floors().program if floor_binary is None else lambda: own_binary(floor_binary)
     return [
         *(Kind(name, lambda: own_binary(binary), printed("--version"), highwater(more), works.ALL) for name, more in ours.items()),
@@ -170,7 +171,7 @@ def kinds(binary: pathlib.Path, floor_binary: pathlib.Path | None, highwater_arg
         Kind("lighttpd", installed("lighttpd"), printed("-v"), lighttpd, works.ALL, descriptors_each=2),
         Kind("h2o", installed("h2o"), printed("-v"), h2o, works.LOOPS_ONLY | works.CROWDS),
         Kind("node", installed("node", "nodejs"), printed("--version"), node, works.LOOPS_ONLY),
-        *(Kind(f"floor-{loop}", of_floor, lambda _: "benches/floor", floor(loop), rows) for loop, rows in FLOORS.items()),
+        *(Kind(f"floor-{loop}", of_floor, lambda _: "the bench `floor` of this tree", floor(loop), rows) for loop, rows in FLOORS.items()),
     ]
 
 
@@ -205,6 +206,7 @@ class Floors:
         return self._found
 
     def _ask(self) -> str | Missing:
+        print("asking cargo for the bench `floor`, which may have to be built", file=sys.stderr, flush=True)
         command = ["cargo", "bench", "--bench", "floor", "--no-run", "--message-format=json"]
         try:
             done = subprocess.run(command, cwd=REPOSITORY, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)

@@ -26,7 +26,7 @@ def row(figure=REQUESTS, title: str = "1 KiB file", name: str = "1k", **servers:
 
 def result(*rows: dict, **changed: object) -> dict:
     part = {"date": "2026-01-01", "command": "./tools/versus", "load_before": 0.0, "server_cpu": 0, "client_cpu": 1, "rounds": 1,
-            "scene_rounds": 1, "seconds": 1.0}
+            "seconds": 1.0, "minutes": 1.0}
     machine = {"processor": "p", "processors": 2, "memory_gib": 1.0, "kernel": "k", "system": "s", "virtual": True}
     versions = {name: "1" for one in rows for name in one["summaries"]}
     return {"parts": [part], "machine": machine, "versions": versions, "left_out": {}, "disk": None, "rows": list(rows)} | changed
@@ -128,7 +128,7 @@ class Document(unittest.TestCase):
 
     def test_every_row_gets_its_table_and_highwater_its_comparison(self) -> None:
         text = report.markdown(figures.merge([result(row(highwater=300.0, nginx=200.0), left_out={"h2o": "not installed"})]), "b.svg")
-        for expected in ("| 1 KiB file | requests/s | 300 | 1.50 | 1.50 | - | - | nginx |", "### 1 KiB file", "(b.svg)", "h2o: not measured, not installed"):
+        for expected in ("| 1 KiB file | requests/s | 300 | 1.50 | 1.50 | - | - | nginx |", "### 1 KiB file", "(b.svg)", "- highwater, nginx: 1", "h2o: not measured, not installed"):
             self.assertIn(expected, text)
 
 

@@ -100,5 +100,5 @@ fn what_can_not_be_drawn_is_said() {
 fn a_result_that_is_not_there_is_said() {
     let output = Command::new(env!("CARGO_BIN_EXE_plot")).args(["nowhere.json", "image.svg"]).output().unwrap();
     assert_eq!(output.status.code(), Some(1));
-    assert!(String::from_utf8(output.stderr).unwrap().starts_with("plot: nowhere.json: "));
+    assert!(String::from_utf8(output.stderr).unwrap().starts_with("plot: nowhere.json: No such file"));
 }
