@@ -156,11 +156,11 @@ def floor(loop: str) -> Callable[[str, Site], list[str]]:
     return lambda program, site: [program, "serve", loop, "--listen", f"127.0.0.1:{site.port}", "--root", str(site.root)]
 
 
-def kinds(binary: pathlib.Path, floor_binary: pathlib.Path | None, highwater_args: str, send_paths: list[str]) -> list[Kind]:
-    """Every server that can be named; of Highwater's send paths those in `send_paths`. Without `floor_binary` cargo is asked for it."""
+def kinds(binary: pathlib.Path, floor_binary: pathlib.Path | None, highwater_args: str) -> list[Kind]:
+    """Every server that can be named. Without `floor_binary` cargo is asked for it."""
     arguments = shlex.split(highwater_args)
     ours = {"highwater": arguments}
-    ours |= {f"highwater-{path}": [*arguments, "--send-path", path] for path in send_paths}
+    ours |= {send_path_name(path): [*arguments, "--send-path", path] for path in SEND_PATHS}
     nginx_rows = {BASELINE: (nginx(), works.ALL)}
     nginx_rows |= {name: (nginx(chunk=chunk), works.CHUNKED) for name, chunk in CHUNKS.items()}
     nginx_rows["nginx-aio"] = (nginx(aio="threads"), works.CHUNKED - {"fair"})
@@ -173,6 +173,11 @@ def kinds(binary: pathlib.Path, floor_binary: pathlib.Path | None, highwater_arg
         Kind("node", installed("node", "nodejs"), printed("--version"), node, works.LOOPS_ONLY),
         *(Kind(f"floor-{loop}", of_floor, lambda _: "the bench `floor` of this tree", floor(loop), rows) for loop, rows in FLOORS.items()),
     ]
+
+
+def send_path_name(path: str) -> str:
+    """The server that is Highwater with this send path."""
+    return f"highwater-{path}"
 
 
 def own_binary(binary: pathlib.Path) -> str:

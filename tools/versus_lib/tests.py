@@ -7,7 +7,7 @@ import unittest.mock
 
 from versus_lib import figures, report
 from versus_lib.memory import settled, tcp_pages
-from versus_lib.servers import FLOORS, SEND_PATHS, kinds
+from versus_lib.servers import FLOORS, kinds
 from versus_lib.works import ALL, CPU, REQUESTS, Work, works
 
 
@@ -95,7 +95,7 @@ class Merging(unittest.TestCase):
 
 class Servers(unittest.TestCase):
     def test_every_row_has_highwater_and_nginx_and_every_floor_a_row(self) -> None:
-        by_name = {kind.name: kind for kind in kinds(pathlib.Path("highwater"), None, "", list(SEND_PATHS))}
+        by_name = {kind.name: kind for kind in kinds(pathlib.Path("highwater"), None, "")}
         for name in ("highwater", "highwater-splice", "highwater-send-zc", "nginx"):
             self.assertEqual({work.name for work in works()}, by_name[name].rows)
         self.assertTrue(all(by_name[f"floor-{loop}"].rows and by_name[f"floor-{loop}"].rows < ALL for loop in FLOORS))
