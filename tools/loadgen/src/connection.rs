@@ -65,6 +65,8 @@ pub struct Connection {
     pub pace: Option<Pace>,
     /// Whether every byte so far was the expected one.
     pub agrees: bool,
+    /// Bytes of bodies since measuring began.
+    pub taken: u64,
     /// Replies on this socket so far.
     pub answered: u64,
     socket: Option<OwnedFd>,
@@ -85,6 +87,7 @@ impl Connection {
             moved: now,
             pace: None,
             agrees: true,
+            taken: 0,
             answered: 0,
             socket: None,
             interest: EpollFlags::empty(),

@@ -68,8 +68,19 @@ impl Pace {
     }
 
     fn least(&self) -> u64 {
-        (self.bytes_per_second / 20).max(1)
+        turn_len(self.bytes_per_second)
     }
+}
+
+/// A paced reader waits until it may take this much.
+fn turn_len(bytes_per_second: u64) -> u64 {
+    (bytes_per_second / 20).max(1)
+}
+
+/// Whether a reader who took this much in `elapsed` got its pace: nineteen twentieths of it, less the turn that was still to come
+/// when time was up.
+pub fn kept(bytes_per_second: u64, taken: u64, elapsed: Duration) -> bool {
+    (taken + turn_len(bytes_per_second)) as f64 >= bytes_per_second as f64 * elapsed.as_secs_f64() * 0.95
 }
 
 #[cfg(test)]
@@ -87,6 +98,15 @@ mod tests {
         assert_eq!(due.len(), 10);
         assert_eq!(due[0], begin + Duration::from_millis(1));
         assert_eq!(schedule.next_due(), begin + Duration::from_millis(11));
+    }
+
+    #[test]
+    fn a_pace_is_kept_but_for_a_twentieth_and_the_last_turn() {
+        let check = |taken, expected| assert_eq!(kept(1000, taken, Duration::from_secs(10)), expected, "{taken}");
+        check(10_000, true);
+        check(9_450, true);
+        check(9_449, false);
+        check(0, false);
     }
 
     #[test]

@@ -19,9 +19,9 @@ use nix::unistd::Pid;
 
 use crate::args::{Manner, Plan, Reuse};
 use crate::connection::{Connection, Phase, TURN_LEN};
-use crate::pace::{Pace, Schedule};
+use crate::pace::{self, Pace, Schedule};
 use crate::random::Random;
-use crate::tally::{Failure, Report, ServerUsage, Tally};
+use crate::tally::{Failure, PaceReport, Report, ServerUsage, Tally};
 use crate::usage::{Usage, own_cpu};
 
 /// Handshakes under way at once: fewer than the listen queue of any server, for a full queue costs a second's retry.
@@ -121,14 +121,16 @@ impl Load {
             if window.begins(now) {
                 window.restart(&self.plan, now)?;
                 self.tally = Tally::after_warmup(&self.tally);
+                self.connections.iter_mut().for_each(|connection| connection.taken = 0);
             }
         }
         let (elapsed, client_cpu, server) = window.close(&self.plan, now)?;
         progress.finish_and_clear();
         self.count_unanswered(now);
         let held = self.connections.iter().filter(|c| matches!(c.phase, Phase::Held)).count() as u64;
+        let pace = self.pace_report(elapsed);
         let tally = std::mem::take(&mut self.tally);
-        Ok(Report { tally, elapsed, held, client_cpu, server, open_loop: self.schedule.is_some() })
+        Ok(Report { tally, elapsed, held, pace, client_cpu, server, open_loop: self.schedule.is_some() })
     }
 
     fn wait(&mut self, events: &mut [EpollEvent], now: Instant, until: Instant) -> Result<usize, String> {
@@ -237,6 +239,7 @@ impl Load {
             let outcome = connection.read(allowance, &mut self.scratch, &mut self.plan.verifier, &self.plan.targets);
             let len = connection.reader.body_len() - before;
             connection.moved = now;
+            connection.taken += len;
             self.tally.body_bytes += len;
             turn += len;
             if let Some(pace) = &mut connection.pace {
@@ -372,6 +375,12 @@ impl Load {
                 self.fail(i, Failure::Timeout);
             }
         }
+    }
+
+    fn pace_report(&self, elapsed: Duration) -> Option<PaceReport> {
+        let Manner::Paced(rate) = self.plan.manner else { return None };
+        let kept = self.connections.iter().filter(|connection| pace::kept(rate, connection.taken, elapsed)).count();
+        Some(PaceReport { readers: self.connections.len() as u64, kept: kept as u64 })
     }
 
     /// The open loop must not forget those that waited to the end.

@@ -155,6 +155,15 @@ pub struct ServerUsage {
     pub resident_max: u64,
 }
 
+/// How paced readers fared.
+#[derive(Clone, Copy, Debug)]
+pub struct PaceReport {
+    /// How many there were.
+    pub readers: u64,
+    /// How many got their pace over the time that was measured.
+    pub kept: u64,
+}
+
 /// A finished run.
 #[derive(Clone, Debug)]
 pub struct Report {
@@ -164,6 +173,8 @@ pub struct Report {
     pub elapsed: Duration,
     /// Connections that were open and silent when the run ended.
     pub held: u64,
+    /// The readers with a rate, where there were any.
+    pub pace: Option<PaceReport>,
     /// CPU time of the load generator itself.
     pub client_cpu: Duration,
     /// The server's processes, where they were named.
@@ -188,6 +199,7 @@ impl Report {
             "statuses": tally.statuses.iter().map(|(status, n)| (status.to_string(), json!(n))).collect::<serde_json::Map<_, _>>(),
             "errors": tally.failures.iter().map(|(failure, n)| (failure.name().to_string(), json!(n))).collect::<serde_json::Map<_, _>>(),
             "connections": { "made": tally.connected, "held": self.held, "dropped": tally.dropped },
+            "pace": self.pace.map(|pace| json!({ "readers": pace.readers, "kept": pace.kept })),
             "client": { "cpu_ms": millis(self.client_cpu), "cpu_share": self.share(self.client_cpu) },
             "server": self.server.map(|server| json!({
                 "cpu_ms": millis(server.cpu()),
@@ -243,6 +255,9 @@ impl fmt::Display for Report {
             "connections  {} made, {} held at the end, {} dropped by the server",
             tally.connected, self.held, tally.dropped
         )?;
+        if let Some(pace) = &self.pace {
+            writeln!(f, "pace         kept by {} of {} readers", pace.kept, pace.readers)?;
+        }
         if let Some(server) = &self.server {
             writeln!(
                 f,
@@ -322,7 +337,8 @@ mod tests {
         let usage = |ms| Usage { cpu: Duration::from_millis(ms), resident: 1 << 20 };
         let server = ServerUsage { before: usage(500), after: usage(500 + server_cpu_ms), resident_max: 2 << 20 };
         let elapsed = Duration::from_secs(2);
-        Report { tally, elapsed, held: 0, client_cpu: Duration::from_secs(1), server: Some(server), open_loop: true }
+        let client_cpu = Duration::from_secs(1);
+        Report { tally, elapsed, held: 0, pace: None, client_cpu, server: Some(server), open_loop: true }
     }
 
     #[test]

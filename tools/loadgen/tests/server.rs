@@ -90,6 +90,10 @@ fn answer(stream: &mut TcpStream, asked: &Asked) -> std::io::Result<()> {
     if asked.path == "/cut" {
         body.pop();
     }
+    if asked.path == "/withheld" {
+        // Nothing of the body comes; the client leaves when its time is up.
+        return std::io::copy(stream, &mut std::io::sink()).map(drop);
+    }
     stream.write_all(&body)
 }
 
@@ -156,6 +160,15 @@ fn a_paced_reader_takes_its_time() {
     let outcome = loadgen(&url, &["-n", "1", "-c", "1", "--rate", "600000", "--verify"]);
     assert_eq!(outcome.report["requests"], 1);
     assert!(begin.elapsed() >= Duration::from_millis(450), "300 kB at 600 kB/s took {:?}", begin.elapsed());
+}
+
+#[test]
+fn readers_that_did_not_get_their_pace_are_counted() {
+    let address = serve();
+    let (given, withheld) = (format!("http://{address}/file"), format!("http://{address}/withheld"));
+    let outcome = loadgen(&given, &[&withheld, "-c", "2", "-d", "1s", "--rate", "100000"]);
+    assert_eq!(outcome.report["pace"], serde_json::json!({ "readers": 2, "kept": 1 }));
+    assert_eq!(loadgen(&given, &["-n", "1", "-c", "1"]).report["pace"], Value::Null);
 }
 
 #[test]

@@ -1,0 +1,136 @@
+"""What versus computes and writes, without a server: python3 -m unittest discover -s tools -p tests.py"""
+
+import pathlib
+import tempfile
+import unittest
+import unittest.mock
+
+from versus_lib import figures, report
+from versus_lib.memory import settled, tcp_pages
+from versus_lib.servers import FLOORS, kinds
+from versus_lib.works import ALL, CPU, REQUESTS, Work, works
+
+
+def run(**changed: object) -> dict:
+    plain = {name: 1.0 for name in (
+        "requests_per_second", "gb_per_second", "cpu_us_per_request", "cpu_ms_per_gb", "p50_us", "p99_us", "p99_9_us", "client_share", "server_share"
+    )}
+    return plain | {"errors": {}} | changed
+
+
+def row(figure=REQUESTS, title: str = "1 KiB file", name: str = "1k", **servers: float | None) -> dict:
+    """A row in which each server was measured once, at this value of the figure."""
+    work = Work(name, title, (figure,), "/1k.bin", 32)
+    return figures.row(work, {server.replace("_", "-"): [run(**{figure.key: value})] for server, value in servers.items()})
+
+
+def result(*rows: dict, **changed: object) -> dict:
+    part = {"date": "2026-01-01", "command": "./tools/versus", "load_before": 0.0, "server_cpu": 0, "client_cpu": 1, "rounds": 1,
+            "seconds": 1.0, "minutes": 1.0}
+    machine = {"processor": "p", "processors": 2, "memory_gib": 1.0, "kernel": "k", "system": "s", "virtual": True}
+    versions = {name: "1" for one in rows for name in one["summaries"]}
+    return {"parts": [part], "machine": machine, "versions": versions, "left_out": {}, "disk": None, "rows": list(rows)} | changed
+
+
+class Medians(unittest.TestCase):
+    def test_the_median_is_of_each_figure_and_the_spread_of_the_rows_own(self) -> None:
+        runs = [run(requests_per_second=rate, p99_us=p99, errors={"reset": 1}) for rate, p99 in ((100.0, 9.0), (300.0, None), (200.0, 5.0))]
+        summary = figures.summarise(runs, REQUESTS)
+        self.assertEqual((summary["requests_per_second"], summary["p99_us"], summary["spread"]), (200.0, 7.0, 1.0))
+        self.assertEqual(summary["errors"], {"reset": 3})
+
+
+class Ratios(unittest.TestCase):
+    def against(self, figure, **servers: float | None) -> dict:
+        return row(figure, **servers)["against"]["highwater"][0]
+
+    def test_above_one_is_better_whichever_way_the_figure_goes(self) -> None:
+        self.assertEqual(self.against(REQUESTS, highwater=300.0, nginx=200.0)["nginx"]["ratio"], 1.5)
+        self.assertEqual(self.against(CPU, highwater=200.0, nginx=300.0)["nginx"]["ratio"], 1.5)
+
+    def test_the_best_chunk_and_the_best_floor_are_taken(self) -> None:
+        of = {"highwater": 100.0, "nginx": 80.0, "nginx_64k": 50.0, "nginx_512k": 40.0, "nginx_aio": 1.0, "floor_splice": 25.0, "floor_sendfile": 20.0}
+        found = self.against(CPU, **of)
+        self.assertEqual(found["best_chunk"], {"server": "nginx-512k", "ratio": 0.4})
+        self.assertEqual(found["floor"], {"server": "floor-sendfile", "ratio": 0.2})
+        self.assertEqual(self.against(REQUESTS, **of)["best_chunk"], {"server": "nginx-64k", "ratio": 2.0})
+
+    def test_without_chunks_nginx_is_its_best_chunk_and_without_a_floor_there_is_none(self) -> None:
+        found = self.against(REQUESTS, highwater=300.0, nginx=200.0)
+        self.assertEqual(found["best_chunk"], {"server": "nginx", "ratio": 1.5})
+        self.assertEqual(found["floor"], {"server": None, "ratio": None})
+
+    def test_what_was_not_measured_has_no_ratio(self) -> None:
+        self.assertIsNone(self.against(CPU, highwater=None, nginx=3.0)["nginx"]["ratio"])
+        self.assertIsNone(self.against(CPU, highwater=3.0, nginx=0.0)["nginx"]["ratio"])
+
+    def test_the_plot_gets_what_the_tables_have(self) -> None:
+        plotted = figures.ratios([row(highwater=300.0, nginx=200.0), row(title="no baseline", highwater=1.0)])
+        servers = [{"server": "highwater", "ratio": 1.5}, {"server": "nginx", "ratio": 1.0}]
+        self.assertEqual(plotted, [{"title": "1 KiB file", "figure": "requests/s", "servers": servers}])
+
+
+class Merging(unittest.TestCase):
+    def test_a_later_row_takes_the_place_of_an_earlier_one(self) -> None:
+        one = result(row(highwater=1.0, nginx=1.0), row(title="b", highwater=2.0), left_out={"lighttpd": "missing"})
+        two = result(row(highwater=3.0, nginx=1.0, lighttpd=1.0))
+        merged = figures.merge([one, two])
+        self.assertEqual({r["title"]: r["summaries"]["highwater"]["requests_per_second"] for r in merged["rows"]}, {"1 KiB file": 3.0, "b": 2.0})
+        self.assertEqual(merged["left_out"], {})
+        self.assertEqual(len(merged["parts"]), 2)
+        self.assertEqual(merged["ratios"][0]["servers"][0], {"server": "highwater", "ratio": 3.0})
+
+    def test_two_machines_or_versions_are_not_one_result(self) -> None:
+        one = result(row(highwater=1.0))
+        with self.assertRaisesRegex(ValueError, "two machines"):
+            figures.merge([one, one | {"machine": {}}])
+        with self.assertRaisesRegex(ValueError, "two versions of highwater"):
+            figures.merge([one, one | {"versions": {"highwater": "2"}}])
+
+    def test_a_report_lacks_rows_that_nobody_measured_or_left_out(self) -> None:
+        titles = [work.title for work in works()]
+        rows = [row(title=title, highwater=1.0) for title in titles[2:]]
+        self.assertEqual(figures.lacking(result(*rows, left_out={titles[0]: "no disk"})), [titles[1]])
+
+
+class Servers(unittest.TestCase):
+    def test_every_row_has_highwater_and_nginx_and_every_floor_a_row(self) -> None:
+        by_name = {kind.name: kind for kind in kinds(pathlib.Path("highwater"), None, "")}
+        for name in ("highwater", "highwater-splice", "highwater-send-zc", "nginx"):
+            self.assertEqual({work.name for work in works()}, by_name[name].rows)
+        self.assertTrue(all(by_name[f"floor-{loop}"].rows and by_name[f"floor-{loop}"].rows < ALL for loop in FLOORS))
+
+
+class Looking(unittest.TestCase):
+    def test_what_grows_is_looked_at_until_it_stays(self) -> None:
+        seen = iter([0, 50, 100, 100, 100, 7])
+        with unittest.mock.patch("time.sleep"):
+            self.assertEqual(settled(lambda: next(seen)), 100)
+
+    def test_tcp_memory_is_in_the_line_of_tcp(self) -> None:
+        self.assertEqual(tcp_pages("sockets: used 9\nTCP: inuse 4 orphan 0 tw 0 alloc 9 mem 17\nUDP: inuse 1 mem 5\n"), 17)
+
+
+class Document(unittest.TestCase):
+    def written(self, before: str, section: str) -> str:
+        with tempfile.TemporaryDirectory() as folder:
+            path = pathlib.Path(folder) / "document.md"
+            path.write_text(before)
+            report.write_section(path, section)
+            return path.read_text()
+
+    def test_only_what_stands_between_the_marks_is_replaced(self) -> None:
+        section = f"{report.BEGIN_MARK}\nnew\n{report.END_MARK}\n"
+        self.assertEqual(self.written(f"a\n{section.replace('new', 'old')}b\n", section), f"a\n{section}b\n")
+        self.assertEqual(self.written("a\n", section), f"a\n\n{section}")
+        with self.assertRaises(SystemExit):
+            self.written(f"a\n{report.BEGIN_MARK}\n", section)
+
+    def test_every_row_gets_its_table_and_highwater_its_comparison(self) -> None:
+        text = report.markdown(figures.merge([result(row(highwater=300.0, nginx=200.0), left_out={"h2o": "not installed"})]), "b.svg")
+        for expected in ("| 1 KiB file | requests/s | 300 | 1.50 | 1.50 | - | - | nginx |", "### 1 KiB file", "(b.svg)", "- highwater, nginx: 1", "h2o: not measured, not installed"):
+            self.assertIn(expected, text)
+
+
+if __name__ == "__main__":
+    unittest.main()

@@ -1,0 +1,89 @@
+"""What is asked for and what is compared: a row of the comparison is a work, and its figures say which way is better."""
+
+import dataclasses
+
+LARGE_LEN = 100_000_000
+
+# What every server serves. `loadgen --write-fixture` writes them, so that each byte can be compared.
+FILES = {"1k.bin": 1 << 10, "16k.bin": 16 << 10, "64k.bin": 64 << 10, "1m.bin": 1 << 20, "100m.bin": LARGE_LEN}
+
+RANDOM_RANGE = ("--random-range", "1MiB", "--file-size", str(LARGE_LEN))
+
+
+@dataclasses.dataclass(frozen=True)
+class Figure:
+    """A key of a row's summaries that servers are compared by."""
+
+    key: str
+    label: str
+    more_is_better: bool
+
+    def ratio(self, ours: float | None, other: float | None) -> float | None:
+        """Above 1 where ours is better."""
+        if not ours or not other:
+            return None
+        return ours / other if self.more_is_better else other / ours
+
+
+REQUESTS = Figure("requests_per_second", "requests/s", True)
+CPU = Figure("cpu_ms_per_gb", "CPU ms/GB", False)
+P99 = Figure("p99_us", "p99 us", False)
+
+
+@dataclasses.dataclass(frozen=True)
+class Work:
+    """A row: one closed loop, or (where `path` is empty) the scene of that name."""
+
+    name: str
+    title: str
+    figures: tuple[Figure, ...]
+    path: str = ""
+    connections: int = 0
+    arguments: tuple[str, ...] = ()
+
+    @property
+    def is_scene(self) -> bool:
+        return not self.path
+
+
+# name, title, figure, path, arguments of loadgen, numbers of connections
+LOOPS = [
+    ("1k", "1 KiB file", REQUESTS, "/1k.bin", (), [32]),
+    ("16k", "16 KiB file", REQUESTS, "/16k.bin", (), [32]),
+    ("64k", "64 KiB file", REQUESTS, "/64k.bin", (), [32]),
+    ("range", "random 1 MiB range of a 100 MB file", CPU, "/100m.bin", RANDOM_RANGE, [32]),
+    ("1m", "1 MiB file", CPU, "/1m.bin", (), [32]),
+    ("100m", "100 MB file", CPU, "/100m.bin", (), [8, 32, 128]),
+    ("connect", "1 KiB file, a new connection for each", REQUESTS, "/1k.bin", ("--no-keep-alive",), [32]),
+]
+
+SCENES = [
+    Work("mixed", "16 KiB hot files beside 8 readers of cold files at 300 MB/s each", (REQUESTS, P99)),
+    Work("idle", "10,000 idle connections, and 1,000 active ones beside them",
+         (Figure("idle_resident_bytes", "resident bytes of an idle connection", False), REQUESTS, P99)),
+    Work("stopped", "4,000 clients that stopped in a 100 MB file",
+         (Figure("held_bytes", "resident + slab bytes of a client", False),
+          Figure("held_bytes_few", "the same with 200 clients", False))),
+    Work("fair", "one reader of a 100 MB file at full speed beside 1,000 at 1 MB/s",
+         (Figure("fast_gb_per_second", "GB/s of the fast one", True),
+          Figure("slow_kept_share", "slow ones that kept their pace", True))),
+]
+
+SMALL = frozenset({"1k", "16k"})
+LARGE = frozenset({"64k", "range", "1m", "100m"})
+# Replies that are shorter than the smallest sendfile_max_chunk are sent in one piece by every setting of it.
+CHUNKED = frozenset({"range", "1m", "100m", "mixed", "fair"})
+ALL = frozenset({name for name, *_ in LOOPS} | {scene.name for scene in SCENES})
+# What is kept for the common servers; Node and the like are too slow for a crowd to say anything.
+LOOPS_ONLY = frozenset(name for name, *_ in LOOPS)
+CROWDS = frozenset({"idle", "stopped"})
+
+
+def works(connections: list[int] | None = None) -> list[Work]:
+    """Every row. The small files have 32 connections, the large one few and many; `connections` replaces that for all."""
+    loops = [
+        Work(name, f"{title}, {count} connections", (figure,), path, count, arguments)
+        for name, title, figure, path, arguments, usual in LOOPS
+        for count in connections or usual
+    ]
+    return loops + SCENES
