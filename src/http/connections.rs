@@ -22,6 +22,7 @@ use crate::driver::buf::Buf;
 use crate::driver::op::{Closing, Expect, Op};
 use crate::driver::slot::{Event, Owner, Slot, Token};
 use crate::limits::Limits;
+use crate::proto::http1::encode::Persistence;
 use crate::rt::Descriptor;
 use crate::rt::net::{BoundAddress, Listener, Socket, received};
 use crate::rt::timer::Timer;
@@ -272,11 +273,16 @@ impl Connections {
             Ok(Some(buf)) => self.answer(key, socket, timer, buf),
             Err(error) if error.raw_os_error() == Some(libc::ENOBUFS) => self.starve(key, socket, timer),
             Ok(None) | Err(_) => {
-                // Closed before the next accept is posted, which may have been waiting for just this descriptor.
-                drop((socket, timer));
-                self.forget(key);
+                self.leave(key, (socket, timer));
             }
         }
+    }
+
+    /// Closes a connection that has no task.
+    fn leave<T>(&self, key: usize, held: T) {
+        // Closed before the next accept is posted, which may have been waiting for just this descriptor.
+        drop(held);
+        self.forget(key);
     }
 
     /// Takes a connection out of idleness.
@@ -308,7 +314,10 @@ impl Connections {
                 worker.count_answer(known.status);
                 // Before the next receive, which may need just this buffer.
                 drop(request);
-                self.rest(key, socket, timer, Expect::Later);
+                match known.persistence {
+                    Persistence::KeepAlive => self.rest(key, socket, timer, Expect::Later),
+                    Persistence::Close => self.leave(key, (socket, timer)),
+                }
             }
             Repeated::Part { region, sent } => {
                 let begun = Begun { known, region, sent };
@@ -366,10 +375,8 @@ impl Connections {
             State::Idle { receive, .. } => self.0.worker.runtime.driver().abandon(*receive),
             State::Starved { .. } => {}
         }
-        // Closed before the next accept is posted, which may have been waiting for just this descriptor.
-        drop(state);
         self.0.worker.metrics.connections_idle.decrement();
-        self.forget(key);
+        self.leave(key, state);
     }
 
     fn forget(&self, key: usize) {

@@ -200,6 +200,12 @@ impl<'a> Account<'a> {
         }
     }
 
+    /// Whether the client said that this request is its last, and it was answered as asked: after a refusal it may still be
+    /// sending (F9).
+    fn was_last(&self) -> bool {
+        !self.keeps_alive && self.status < 400
+    }
+
     /// Notes what is about to be answered.
     fn answer(&mut self, head: &ResponseHead) {
         self.status = head.status.as_u16();
@@ -333,8 +339,10 @@ async fn reply(wire: &Rc<Wire>, account: &mut Account<'_>, response: Response) -
     let mut bytes = Vec::new();
     encode::encode(&mut bytes, account.version, &head, Some(&wire.worker.date()), payload, persistence);
     account.answer(&head);
-    if let (Some(asked), Some(holds), Persistence::KeepAlive) = (wire.asked.take(), &holds, persistence) {
-        let reply = Reply { status: account.status, head: &bytes, body: &body, holds };
+    if let (Some(asked), Some(holds)) = (wire.asked.take(), &holds)
+        && (persistence == Persistence::KeepAlive || account.was_last())
+    {
+        let reply = Reply { status: account.status, head: &bytes, body: &body, persistence, holds };
         wire.worker.known_replies.keep(&wire.worker, account.seat.gate(), *asked, &reply);
     }
     let sent = send::reply(wire, &bytes, body, payload).await;
@@ -362,7 +370,7 @@ async fn finish(wire: &Rc<Wire>, seat: &Seat, begun: Begun) -> Next {
     let body = region.map_or_else(|| Body::Bytes(Bytes::copy_from_slice(behind)), Body::File);
     let payload = Payload::Length(body.len().unwrap_or(0));
     let result = send::rest(wire, head, body, payload, sent).await;
-    conclude(wire, &mut account, result, payload, Persistence::KeepAlive).await
+    conclude(wire, &mut account, result, payload, known.persistence).await
 }
 
 /// Notes how a reply ended, and says what becomes of the connection.
@@ -375,7 +383,7 @@ async fn conclude(
 ) -> Next {
     let (next, outcome) = match sent {
         Ok(()) if payload == Payload::UntilClose => (Next::Linger, Outcome::Complete),
-        Ok(()) => (after_reply(wire, persistence).await, Outcome::Complete),
+        Ok(()) => (after_reply(wire, account, persistence).await, Outcome::Complete),
         Err(Unsent::Broken(broken)) => (Next::Reset, outcome_of(broken)),
         Err(Unsent::Truncated) => (Next::Reset, Outcome::Truncated),
         Err(Unsent::Failed(error)) => {
@@ -416,7 +424,7 @@ fn persistence(wire: &Wire, keeps_alive: bool) -> Persistence {
     if keeps { Persistence::KeepAlive } else { Persistence::Close }
 }
 
-async fn after_reply(wire: &Rc<Wire>, persistence: Persistence) -> Next {
+async fn after_reply(wire: &Rc<Wire>, account: &Account<'_>, persistence: Persistence) -> Next {
     if Rc::strong_count(wire) > 1 {
         // Someone kept the reader of a body whose exchange is over; it must never read what comes next.
         let mut incoming = wire.incoming.borrow_mut();
@@ -426,6 +434,10 @@ async fn after_reply(wire: &Rc<Wire>, persistence: Persistence) -> Next {
     }
     let unread_body = !matches!(wire.incoming.borrow().framing, BodyState::Done | BodyState::Length(0));
     match persistence {
+        // It said that it will send nothing more, and it has the reply that it wanted: nobody is left to be waited for.
+        Persistence::Close if account.was_last() && !unread_body && wire.input.borrow().unread().is_empty() => {
+            Next::Close
+        }
         Persistence::Close => Next::Linger,
         Persistence::KeepAlive if unread_body && !Box::pin(drain(wire)).await => Next::Linger,
         Persistence::KeepAlive if !wire.input.borrow().unread().is_empty() => Next::Request,

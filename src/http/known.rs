@@ -23,6 +23,7 @@ use super::budget::Share;
 use super::{Holds, Worker};
 use crate::driver::FileStat;
 use crate::limits::Limits;
+use crate::proto::http1::encode::Persistence;
 use crate::proto::range::ByteRange;
 use crate::rt::fs::File;
 
@@ -45,7 +46,8 @@ pub(super) struct Known {
     request: Box<[u8]>,
     /// The status, for the counters.
     pub(super) status: u16,
-    /// The reply's head.
+    /// Whether the connection goes on: not when the client said that this is its last request.
+    pub(super) persistence: Persistence,
     head_len: usize,
     /// The head, and the body where that is bytes.
     bytes: Vec<u8>,
@@ -124,7 +126,7 @@ impl KnownReplies {
 
     /// Keeps a reply, if it is short enough, or a file's, and there is room.
     pub(super) fn keep(&self, worker: &Worker, gate: usize, asked: Asked, reply: &Reply<'_>) {
-        let Reply { status, head, body, holds } = *reply;
+        let Reply { status, head, body, persistence, holds } = *reply;
         let (body, region): (&[u8], _) = match (body, &holds.stat) {
             // What a head alone says of a file would not be looked at again.
             (Body::Empty, None) => (&[], None),
@@ -138,7 +140,8 @@ impl KnownReplies {
         let Asked { request, hash } = asked;
         let until = holds.until.min(end_of_second(worker));
         let bytes = [head, body].concat();
-        let known = Known { gate, request, status, head_len: head.len(), bytes, region, until, _share: share };
+        let known =
+            Known { gate, request, status, persistence, head_len: head.len(), bytes, region, until, _share: share };
         self.places.borrow_mut()[place(hash)].known = Some(Rc::new(known));
     }
 
@@ -154,6 +157,7 @@ pub(super) struct Reply<'a> {
     pub(super) status: u16,
     pub(super) head: &'a [u8],
     pub(super) body: &'a Body,
+    pub(super) persistence: Persistence,
     pub(super) holds: &'a Holds,
 }
 
