@@ -13,7 +13,7 @@ use nix::unistd::pipe;
 use crate::http::Request;
 
 /// A turn moves at most this many bytes.
-const CHUNK: u64 = 256 << 10;
+const CHUNK: u64 = 512 << 10;
 /// A chunk that does not begin at a page's start lies on one page more.
 const PIPE_LEN: i32 = CHUNK as i32 + 4096;
 
@@ -39,6 +39,8 @@ pub struct Transfer {
     file: &'static File,
     at: u64,
     end: u64,
+    /// Whether packets that are not full are held back, so that a turn's end does not leave as one of its own.
+    is_corked: bool,
     /// The pipe that still holds bytes from `at` on.
     pipe: Option<Pipe>,
 }
@@ -72,7 +74,11 @@ impl Transfer {
             return Err(io::ErrorKind::WriteZero.into());
         }
         let range = request.range.clone().unwrap_or(0..request.resource.len);
-        Ok(Transfer { file: &request.resource.file, at: range.start, end: range.end, pipe: None })
+        let is_corked = range.end - range.start > CHUNK;
+        if is_corked {
+            cork(socket, true)?;
+        }
+        Ok(Transfer { file: &request.resource.file, at: range.start, end: range.end, is_corked, pipe: None })
     }
 
     fn turn_len(&self) -> usize {
@@ -98,11 +104,28 @@ impl Mover {
     /// # Errors
     /// The connection is gone, the file is shorter than it was, or there is no pipe to be had.
     pub fn turn(&mut self, socket: &OwnedFd, transfer: &mut Transfer) -> io::Result<Turn> {
-        match self {
+        let was_corked = transfer.is_corked;
+        let turn = match self {
             Mover::Sendfile => send_chunk(socket, transfer),
             Mover::Splice(pipes) => splice_chunk(socket, transfer, pipes),
+        }?;
+        if was_corked && matches!(turn, Turn::Done) {
+            cork(socket, false)?;
         }
+        Ok(turn)
     }
+}
+
+/// Holds packets that are not full back, or lets them go (tcp(7)).
+#[allow(unsafe_code)]
+fn cork(socket: &OwnedFd, on: bool) -> io::Result<()> {
+    let value = libc::c_int::from(on);
+    let len = size_of_val(&value) as libc::socklen_t;
+    // SAFETY: pointer and length describe one live integer, which the kernel only reads during the call.
+    let result = unsafe {
+        libc::setsockopt(socket.as_raw_fd(), libc::IPPROTO_TCP, libc::TCP_CORK, (&raw const value).cast(), len)
+    };
+    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
 fn send_chunk(socket: &OwnedFd, transfer: &mut Transfer) -> io::Result<Turn> {
