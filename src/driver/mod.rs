@@ -21,6 +21,7 @@
 pub mod buf;
 #[cfg(test)]
 mod contract;
+pub mod leases;
 pub mod op;
 #[cfg(test)]
 pub mod sim;
