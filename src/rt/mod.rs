@@ -21,6 +21,7 @@ use std::time::{Instant, SystemTime};
 use crate::driver::Driver;
 use crate::driver::buf::BufferPool;
 use crate::driver::op::{Closing, Op};
+use crate::driver::pipe::PipePool;
 use crate::driver::slot::{Completion, Owner, Slot};
 
 use self::offload::Offload;
@@ -39,6 +40,7 @@ pub struct Runtime {
     offload: Offload,
     receive_pool: BufferPool,
     transfer_pool: BufferPool,
+    pipe_pool: PipePool,
     now: Cell<Instant>,
 }
 
@@ -47,6 +49,7 @@ impl Runtime {
         Rc::new(Runtime {
             receive_pool: driver.receive_pool().clone(),
             transfer_pool: driver.transfer_pool().clone(),
+            pipe_pool: driver.pipe_pool().clone(),
             now: Cell::new(driver.now()),
             driver: RefCell::new(driver),
             timers: RefCell::default(),
@@ -101,6 +104,21 @@ impl Runtime {
     /// The pool that receives pick from.
     pub fn receive_pool(&self) -> &BufferPool {
         &self.receive_pool
+    }
+
+    /// The pipes between files and sockets, each for one high water mark.
+    pub fn pipe_pool(&self) -> &PipePool {
+        &self.pipe_pool
+    }
+
+    /// Whether [`fs::File::fill`] can be carried out here.
+    pub fn supports_ring_splice(&self) -> bool {
+        self.driver.borrow().supports_ring_splice()
+    }
+
+    /// Whether [`net::Socket::send_zero_copy`] can be carried out here (Linux 6.0).
+    pub fn supports_zero_copy_send(&self) -> bool {
+        self.driver.borrow().supports_zero_copy_send()
     }
 
     /// Tasks of this worker.
