@@ -288,13 +288,9 @@ fn ceiling(ceiling: &MemoryCeiling) -> String {
     ceiling.process.iter().for_each(|term| lines.push_str(&term_line(term)));
     lines.push_str(&format!("#   worker, {workers} times\n"));
     ceiling.worker.iter().for_each(|term| lines.push_str(&term_line(term)));
-    let (kernel, queues) = (about(ceiling.kernel_bytes()), &ceiling.kernel);
-    lines.push_str(&format!(
-        "# beside it in the kernel, {}, at most: {kernel} ({workers} workers × {} × {})\n",
-        queues.name,
-        queues.count,
-        about(queues.each)
-    ));
+    lines.push_str(&format!("# beside it in the kernel, at most: {}\n", about(ceiling.kernel_bytes())));
+    lines.push_str(&format!("#   worker, {workers} times\n"));
+    ceiling.kernel.iter().for_each(|term| lines.push_str(&term_line(term)));
     lines
 }
 
@@ -591,7 +587,10 @@ mod tests {
 #     open files               1.0 MiB  1024 × 1.0 KiB
 #     hot files               16.0 MiB
 #     listings                16.0 MiB
-# beside it in the kernel, send queues, at most: 4.9 GiB (2 workers × 10000 × 256.0 KiB)
+# beside it in the kernel, at most: 4.9 GiB
+#   worker, 2 times
+#     send queues              2.4 GiB  10000 × 256.0 KiB
+#     pipes                   80.0 KiB  16 × 5.0 KiB
 ";
         assert_eq!(ceiling(&config.limits.memory_ceiling(2)), expected);
     }

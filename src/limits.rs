@@ -71,6 +71,9 @@ limits! {
     /// Buffers for transfers under way, each one high water mark long. When all are in use, the next transfer waits
     /// (promise 1). The kernel registers at most 16,384.
     transfer_buffers: usize, Count, 64, 1..=16_384;
+    /// Pipes for transfers that are spliced, each for one high water mark; they are opened when they are first needed. When all
+    /// are in use, the next transfer waits (promise 1).
+    pipes: usize, Count, 16, 1..=1024;
     /// Buffers that the kernel picks from when bytes arrive; an idle connection holds none. A provided-buffer ring has
     /// room for at most 32,768.
     receive_buffers: usize, Count, 256, 1..=32_768;
@@ -167,6 +170,8 @@ impl Limits {
     pub const IDLE_CONNECTION_BYTES: u64 = 512;
     /// A request under way beside its head: its future and the reply's head.
     pub const REQUEST_BYTES: u64 = 8 * KIB;
+    /// One page's place in a pipe, in the kernel (`struct pipe_buffer`). The page itself is the page cache's.
+    pub const PIPE_PAGE_BYTES: u64 = 40;
     /// An entry of the open-file cache: its path, its status, its place in the table.
     pub const OPEN_FILE_BYTES: u64 = KIB;
     /// An entry of a directory while it is read: its name, its status, its place among the others.
@@ -192,6 +197,13 @@ impl Limits {
     /// What to set as `TCP_NOTSENT_LOWAT`, in bytes: a client that stops reading holds about twice this in the kernel.
     pub fn notsent_lowat(&self) -> usize {
         self.high_water_mark.min(Limits::NOTSENT_LOWAT)
+    }
+
+    /// Bytes that one pipe takes in the kernel: a place for each page of a high water mark and for one more, which the kernel
+    /// rounds up to a power of two.
+    fn pipe_bytes(&self) -> u64 {
+        let pages = (self.high_water_mark as u64).div_ceil(4 * KIB).saturating_add(1);
+        pages.checked_next_power_of_two().unwrap_or(u64::MAX).saturating_mul(Limits::PIPE_PAGE_BYTES)
     }
 
     /// The most user memory that a server with these limits and this many workers takes, term by term.
@@ -223,7 +235,10 @@ impl Limits {
                 Term::new("hot files", 1, self.hot_files as u64),
                 Term::new("listings", 1, self.listing_bytes as u64),
             ],
-            kernel: Term::new("send queues", self.connections, send_queue),
+            kernel: [
+                Term::new("send queues", self.connections, send_queue),
+                Term::new("pipes", self.pipes, self.pipe_bytes()),
+            ],
         }
     }
 }
@@ -237,22 +252,26 @@ pub struct MemoryCeiling {
     pub process: [Term; 3],
     /// What each worker takes.
     pub worker: [Term; 8],
-    /// What the kernel holds for each worker's clients when all have stopped reading. It is not part of the sum: it is
-    /// neither resident memory of the process nor taken by clients that read.
-    pub kernel: Term,
+    /// What the kernel holds for each worker: for its clients when all have stopped reading, and for its pipes when all have
+    /// been opened. It is not part of the sum: it is neither resident memory of the process nor taken by clients that read.
+    /// The pages in a pipe are not counted: they are the page cache's, which gets them back when they are sent.
+    pub kernel: [Term; 2],
 }
 
 impl MemoryCeiling {
     /// The ceiling of the process's resident memory, in bytes.
     pub fn bytes(&self) -> u64 {
-        let sum = |terms: &[Term]| terms.iter().fold(0u64, |sum, term| sum.saturating_add(term.bytes()));
         sum(&self.worker).saturating_mul(self.workers).saturating_add(sum(&self.process))
     }
 
-    /// What the kernel's send queues hold at most, of all workers, in bytes.
+    /// What the kernel holds beside it at most, for all workers, in bytes.
     pub fn kernel_bytes(&self) -> u64 {
-        self.kernel.bytes().saturating_mul(self.workers)
+        sum(&self.kernel).saturating_mul(self.workers)
     }
+}
+
+fn sum(terms: &[Term]) -> u64 {
+    terms.iter().fold(0, |sum, term| sum.saturating_add(term.bytes()))
 }
 
 /// One term of the ceiling: so many things, each of so many bytes.
@@ -582,13 +601,15 @@ mod tests {
         let worker =
             4 * MIB + 256 * 16 * KIB + 64 * 512 * KIB + 100 * 512 + 100 * (8 + 2 * 32 + 16) * KIB + 2 * 16 * MIB;
         assert_eq!(ceiling.bytes(), 8 * MIB + MIB + 2 * 10_000 * KIB + 2 * worker);
-        assert_eq!(ceiling.kernel_bytes(), 2 * 100 * 2 * 128 * KIB);
+        // 64 pages and one more, rounded up to 128 places.
+        assert_eq!(ceiling.kernel_bytes(), 2 * (100 * 2 * 128 * KIB + 16 * 128 * 40));
     }
 
     #[test]
     fn the_ceiling_of_absurd_limits_does_not_overflow() {
         let limits = Limits { connections: usize::MAX, high_water_mark: usize::MAX, ..Limits::default() };
         assert_eq!(limits.memory_ceiling(usize::MAX).bytes(), u64::MAX);
+        assert_eq!(limits.memory_ceiling(usize::MAX).kernel_bytes(), u64::MAX);
     }
 
     #[test]

@@ -632,7 +632,7 @@ fn start_access_log(config: &Config) -> Result<Option<AccessLog>, Error> {
 
 /// Says early, and in one line, when this kernel or this container has no io_uring.
 fn check_kernel() -> Result<(), Error> {
-    let smallest = Setup { in_flight: 1, receive_buffers: (1, 4096), transfer_buffers: (1, 4096) };
+    let smallest = Setup { in_flight: 1, receive_buffers: (1, 4096), transfer_buffers: (1, 4096), pipes: 1 };
     Uring::new(&smallest).map(drop).map_err(|error| {
         let what = match error.raw_os_error() {
             Some(libc::ENOSYS) => "this kernel has no io_uring: Linux 5.19 or newer is needed",
@@ -653,6 +653,7 @@ fn setup(limits: &Limits) -> Setup {
         in_flight: limits.connections.saturating_mul(2),
         receive_buffers: (receive_buffers, limits.receive_buffer_len),
         transfer_buffers: (u16::try_from(limits.transfer_buffers).unwrap_or(u16::MAX), limits.high_water_mark),
+        pipes: limits.pipes,
     }
 }
 
@@ -671,9 +672,10 @@ fn pin(core: usize) {
     }
 }
 
-/// Every connection and every cached file is a descriptor: takes what the hard limit allows.
+/// Every connection and every cached file is a descriptor, and a pipe is two: takes what the hard limit allows.
 fn raise_descriptor_limit(config: &Config) {
-    let per_worker = config.limits.connections.saturating_add(config.limits.open_files);
+    let Limits { connections, open_files, pipes, .. } = config.limits;
+    let per_worker = connections.saturating_add(open_files).saturating_add(2 * pipes);
     let wanted = (per_worker.saturating_mul(config.workers.get()) as u64).saturating_add(64);
     let Ok((soft, hard)) = getrlimit(Resource::RLIMIT_NOFILE) else { return };
     if soft >= wanted {

@@ -144,6 +144,7 @@ impl Server {
             in_flight: limits.connections * 2,
             receive_buffers: (limits.receive_buffers as u16, limits.receive_buffer_len),
             transfer_buffers: (limits.transfer_buffers as u16, limits.high_water_mark),
+            pipes: limits.pipes,
         };
         let driver = Box::new(Sim::new(world, &setup));
         let offload = Offload::start(0, 1).expect("no threads");

@@ -5,14 +5,14 @@
 //! pool under load, or falling back to the heap, was rejected: waiting for a block *is* the backpressure.
 
 use std::cell::{Cell, RefCell};
-use std::collections::BTreeMap;
 use std::io;
 use std::ptr::NonNull;
 use std::rc::Rc;
-use std::task::{Context, Poll, Waker};
+use std::sync::atomic::{AtomicU16, Ordering};
 
 use io_uring::types::BufRingEntry;
-use std::sync::atomic::{AtomicU16, Ordering};
+
+use super::leases::{Available, Leases};
 
 /// A fixed number of blocks of one length. Cloning clones the handle.
 #[derive(Clone, Debug)]
@@ -22,11 +22,9 @@ pub struct BufferPool(Rc<Pool>);
 struct Pool {
     region: Region,
     block_len: usize,
-    blocks: usize,
-    in_use: Cell<usize>,
     home: Home,
     registered: Cell<bool>,
-    waiters: RefCell<Waiters>,
+    leases: Rc<Leases>,
 }
 
 /// Where blocks lie while nobody has them.
@@ -62,17 +60,15 @@ impl BufferPool {
         Ok(BufferPool(Rc::new(Pool {
             region,
             block_len,
-            blocks: usize::from(blocks),
-            in_use: Cell::new(0),
             home,
             registered: Cell::new(false),
-            waiters: RefCell::default(),
+            leases: Leases::new(usize::from(blocks)),
         })))
     }
 
     /// A free block, empty, if there is one and nobody waits for it already.
     pub fn try_take(&self) -> Option<Buf> {
-        self.0.waiters.borrow().queue.is_empty().then(|| self.take()).flatten()
+        self.0.leases.is_free_for_a_newcomer().then(|| self.take()).flatten()
     }
 
     /// Waits for a block, first come first served.
@@ -90,7 +86,7 @@ impl BufferPool {
 
     /// Waits, first come first served, until a block is free. It is not reserved.
     pub fn available(&self) -> Available {
-        Available { pool: self.clone(), ticket: None }
+        self.0.leases.available()
     }
 
     /// The length of each block, bytes.
@@ -100,7 +96,7 @@ impl BufferPool {
 
     /// How many blocks are leased now.
     pub fn in_use(&self) -> usize {
-        self.0.in_use.get()
+        self.0.leases.in_use()
     }
 
     fn take(&self) -> Option<Buf> {
@@ -110,13 +106,16 @@ impl BufferPool {
     }
 
     fn lease(&self, index: u16, len: usize) -> Buf {
-        self.0.in_use.set(self.0.in_use.get() + 1);
+        self.0.leases.lend();
         Buf { pool: self.0.clone(), index, len: len as u32 }
     }
 
     /// The block that the kernel picked and filled with `len` bytes.
     pub(super) fn picked(&self, index: u16, len: usize) -> Buf {
-        assert!(usize::from(index) < self.0.blocks && len <= self.0.block_len, "driver invariant: no such buffer");
+        assert!(
+            usize::from(index) < self.0.leases.total() && len <= self.0.block_len,
+            "driver invariant: no such buffer"
+        );
         self.lease(index, len)
     }
 
@@ -140,7 +139,7 @@ impl BufferPool {
     /// One `iovec` a block, for `IORING_REGISTER_BUFFERS`: block i becomes registered buffer i.
     pub(super) fn iovecs(&self) -> Vec<libc::iovec> {
         let iovec = |i| libc::iovec { iov_base: self.0.block_ptr(i as u16).as_ptr().cast(), iov_len: self.0.block_len };
-        (0..self.0.blocks).map(iovec).collect()
+        (0..self.0.leases.total()).map(iovec).collect()
     }
 
     /// Notes that the kernel knows these blocks by their index.
@@ -156,7 +155,7 @@ impl BufferPool {
 
 impl Pool {
     fn block_ptr(&self, index: u16) -> NonNull<u8> {
-        debug_assert!(usize::from(index) < self.blocks);
+        debug_assert!(usize::from(index) < self.leases.total());
         // SAFETY: the region is blocks × block_len bytes long and every index that this module hands out is below `blocks`.
         unsafe { self.region.base.add(usize::from(index) * self.block_len) }
     }
@@ -243,67 +242,8 @@ impl std::ops::Deref for Buf {
 
 impl Drop for Buf {
     fn drop(&mut self) {
-        self.pool.in_use.set(self.pool.in_use.get() - 1);
         self.pool.give_back(self.index);
-        self.pool.waiters.borrow().wake_first();
-    }
-}
-
-/// The tasks that wait for a block, in order of arrival.
-#[derive(Debug, Default)]
-struct Waiters {
-    queue: BTreeMap<u64, Waker>,
-    next_ticket: u64,
-}
-
-impl Waiters {
-    fn wake_first(&self) {
-        if let Some(waker) = self.queue.values().next() {
-            waker.wake_by_ref();
-        }
-    }
-}
-
-/// Waits for a free block; made by [`BufferPool::available`].
-#[derive(Debug)]
-pub struct Available {
-    pool: BufferPool,
-    ticket: Option<u64>,
-}
-
-impl Future for Available {
-    type Output = ();
-
-    fn poll(mut self: std::pin::Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
-        let pool = self.pool.clone();
-        let mut waiters = pool.0.waiters.borrow_mut();
-        let first = waiters.queue.keys().next().copied();
-        if (first.is_none() || first == self.ticket) && pool.in_use() < pool.0.blocks {
-            if let Some(ticket) = self.ticket.take() {
-                waiters.queue.remove(&ticket);
-                // Several blocks may have come back while only the first waiter was told.
-                waiters.wake_first();
-            }
-            return Poll::Ready(());
-        }
-        let ticket = self.ticket.unwrap_or(waiters.next_ticket);
-        if self.ticket.is_none() {
-            waiters.next_ticket += 1;
-            self.ticket = Some(ticket);
-        }
-        waiters.queue.insert(ticket, cx.waker().clone());
-        Poll::Pending
-    }
-}
-
-impl Drop for Available {
-    fn drop(&mut self) {
-        if let Some(ticket) = self.ticket {
-            let mut waiters = self.pool.0.waiters.borrow_mut();
-            waiters.queue.remove(&ticket);
-            // It may have been told of a block that it will not take.
-            waiters.wake_first();
-        }
+        self.pool.leases.take_back();
     }
 }
 
@@ -380,6 +320,7 @@ impl Drop for Region {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::task::{Context, Poll, Waker};
 
     fn poll<F: Future + Unpin>(future: &mut F) -> Poll<F::Output> {
         std::pin::Pin::new(future).poll(&mut Context::from_waker(Waker::noop()))

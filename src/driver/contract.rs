@@ -7,17 +7,18 @@ use std::ffi::CString;
 use std::io::{self, Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::os::fd::{AsRawFd, RawFd};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use super::op::{Closing, Expect, Interest, Op, OpenHow, Resolve};
+use super::pipe::Pipe;
 use super::sim::{Client, Content, End, Faults, Sim, World, explore};
 use super::slot::{Completion, Event, Owner, Slot, Token};
 use super::uring::Uring;
-use super::{Driver, FileKind, More, Setup, SocketOption, Wait};
+use super::{Advice, Driver, FileKind, More, Setup, SocketOption, Wait};
 use crate::rt::Runtime;
 use crate::rt::fs::File;
 use crate::rt::net::Socket;
@@ -64,11 +65,22 @@ on_every_driver! {
     paths_stay_beneath_their_directory,
     a_connection_ends_as_it_was_told,
     a_file_region_ends_at_the_end_of_the_file,
+    a_file_region_comes_out_of_a_pipe_as_it_went_in,
+    what_a_full_socket_does_not_take_stays_in_the_pipe,
+    a_pipe_that_was_given_back_with_bytes_is_lent_without_them,
+    a_fill_that_was_given_up_leaves_nothing,
+    a_teardown_closes_every_pipe,
+    a_zero_copy_send_keeps_its_buffer_until_the_client_has_the_bytes,
+    a_zero_copy_send_that_was_given_up_keeps_its_buffer_until_the_client_has_the_bytes,
+    a_zero_copy_send_that_fails_returns_its_buffer,
+    a_file_goes_out_by_every_way,
+    advice_brings_pages_and_takes_them_away,
+    a_cork_holds_part_of_a_packet_back_until_it_is_drawn,
 }
 
 /// How long the driver's clock may run before a scenario fails.
 const PATIENCE: Duration = Duration::from_secs(10);
-const SETUP: Setup = Setup { in_flight: 64, receive_buffers: (2, 4096), transfer_buffers: (2, 4096) };
+const SETUP: Setup = Setup { in_flight: 64, receive_buffers: (2, 4096), transfer_buffers: (2, 4096), pipes: 2 };
 const TOKEN: Token = Token(7);
 
 fn a_read_that_was_given_up_keeps_its_buffer_until_its_completion(mut stage: Stage) {
@@ -473,6 +485,319 @@ fn a_file_region_ends_at_the_end_of_the_file(mut stage: Stage) {
     assert_eq!(received, b"23489");
 }
 
+fn a_file_region_comes_out_of_a_pipe_as_it_went_in(mut stage: Stage) {
+    let content = pattern(20_000);
+    stage.add_file("file", &content);
+    let file = stage.open("file").unwrap();
+    let (socket, mut peer) = stage.connection();
+    let mut pipe = stage.take_pipe();
+    let cases = [
+        (0, 4096, 4096),
+        (1, 4096, 4096),
+        (4095, 4096, 4096),
+        (8191, 2, 2),
+        (5000, 100_000, 4096),
+        (19_990, 100, 10),
+        (20_000, 1, 0),
+        (1 << 40, 1, 0),
+    ];
+    for (offset, len, expected) in cases {
+        for by_ring in [false, true] {
+            let moved;
+            (moved, pipe) = stage.fill_pipe(pipe, file, offset, len, by_ring);
+            assert_eq!((moved.unwrap(), pipe.len()), (expected, expected), "{len} bytes at {offset}");
+            let from = offset.min(20_000) as usize;
+            stage.drain_to(&mut pipe, socket, &mut peer, &content[from..from + expected]);
+        }
+    }
+    assert_eq!(stage.driver.drain_pipe(&mut pipe, socket, More::No).unwrap(), 0, "an empty pipe never blocks");
+    assert_eq!((pipe.fill_len(), stage.driver.pipe_pool().open()), (4096, 1));
+}
+
+fn what_a_full_socket_does_not_take_stays_in_the_pipe(mut stage: Stage) {
+    let content = pattern(4096);
+    stage.add_file("file", &content);
+    let file = stage.open("file").unwrap();
+    let (socket, mut peer) = stage.connection();
+    let mut pipe = stage.take_pipe();
+    let (mut sent, mut received) = (0, Vec::new());
+    let left = loop {
+        if pipe.is_empty() {
+            assert_eq!(stage.driver.fill_pipe(&mut pipe, file, 0, 4096).unwrap(), 4096);
+        }
+        match stage.driver.drain_pipe(&mut pipe, socket, More::Follows) {
+            Ok(n) => sent += n,
+            Err(error) => {
+                assert_eq!(error.kind(), io::ErrorKind::WouldBlock);
+                break pipe.len();
+            }
+        }
+    };
+    assert_eq!((sent + left) % 4096, 0, "all that was filled has been sent or is in the pipe");
+    stage.turn_until("the rest goes out, too", |stage| {
+        received.extend(peer.take());
+        sent += stage.driver.drain_pipe(&mut pipe, socket, More::No).unwrap_or(0);
+        pipe.is_empty() && received.len() == sent
+    });
+    assert_eq!(sent % 4096, 0);
+    assert!(received.chunks(4096).all(|chunk| chunk == content));
+}
+
+fn a_pipe_that_was_given_back_with_bytes_is_lent_without_them(mut stage: Stage) {
+    let content = pattern(4096);
+    stage.add_file("file", &content);
+    let file = stage.open("file").unwrap();
+    let (socket, mut peer) = stage.connection();
+    for by_ring in [false, true] {
+        let pipe = stage.take_pipe();
+        let name = stage.outside.pipe_name(&pipe);
+        let (moved, pipe) = stage.fill_pipe(pipe, file, 0, 3000, by_ring);
+        assert_eq!(moved.unwrap(), 3000);
+        drop(pipe);
+        assert_eq!(stage.driver.pipe_pool().in_use(), 0);
+        let mut pipe = stage.take_pipe();
+        assert!(pipe.is_empty());
+        assert_eq!(stage.outside.pipe_name(&pipe), name, "it was emptied and not closed");
+        assert_eq!(stage.driver.fill_pipe(&mut pipe, file, 4000, 9).unwrap(), 9);
+        stage.drain_to(&mut pipe, socket, &mut peer, &content[4000..4009]);
+    }
+}
+
+fn a_fill_that_was_given_up_leaves_nothing(mut stage: Stage) {
+    let content = pattern(4096);
+    stage.add_file("file", &content);
+    let file = stage.open("file").unwrap();
+    let (socket, mut peer) = stage.connection();
+    let pool = stage.driver.pipe_pool().clone();
+    for turns_before in 0..3 {
+        let pipe = stage.take_pipe();
+        let name = stage.outside.pipe_name(&pipe);
+        let slot = stage.submit(Op::FillPipe { file, offset: 1, len: 4000, pipe });
+        for _ in 0..turns_before {
+            stage.turn();
+        }
+        stage.driver.abandon(slot);
+        stage.turn_until("the kernel lets go", |stage| {
+            let released = stage.driver.slots().in_flight() == 0;
+            assert_eq!(pool.in_use(), usize::from(!released), "the kernel may still fill it");
+            released
+        });
+        // If the fill won, the pipe was emptied; if the cancellation did, it was closed.
+        assert_eq!(stage.outside.pipe_count(&name), pool.open());
+        let mut pipe = stage.take_pipe();
+        assert_eq!(stage.driver.fill_pipe(&mut pipe, file, 100, 5).unwrap(), 5);
+        stage.drain_to(&mut pipe, socket, &mut peer, &content[100..105]);
+    }
+}
+
+fn a_teardown_closes_every_pipe(mut stage: Stage) {
+    stage.add_file("file", b"content");
+    let file = stage.open("file").unwrap();
+    let [returned, filling] = [stage.take_pipe(), stage.take_pipe()];
+    let names = [&returned, &filling].map(|pipe| stage.outside.pipe_name(pipe));
+    drop(returned);
+    stage.submit(Op::FillPipe { file, offset: 0, len: 7, pipe: filling });
+    let Stage { driver, outside } = stage;
+    drop(driver);
+    assert_eq!(names.map(|name| outside.pipe_count(&name)), [0, 0]);
+}
+
+fn a_zero_copy_send_keeps_its_buffer_until_the_client_has_the_bytes(mut stage: Stage) {
+    let (socket, mut peer, before) = stage.connection_with_unread_bytes();
+    let slot = stage.send_zero_copy(socket, b"left out, and sent", 14);
+    for _ in 0..20 {
+        stage.turn();
+        assert!(stage.poll(slot).is_pending(), "the bytes have not gone out");
+    }
+    let mut received = Vec::new();
+    let mut completion = None;
+    stage.turn_until("the client has the bytes", |stage| {
+        received.extend(peer.take());
+        if completion.is_none()
+            && let Poll::Ready(ready) = stage.poll(slot)
+        {
+            completion = Some(ready);
+        }
+        completion.is_some() && received.len() == before + 4
+    });
+    assert_eq!(&received[before..], b"sent");
+    let completion = completion.unwrap();
+    assert_eq!(completion.result.unwrap(), 4);
+    let Some(Op::SendZeroCopy { buf, .. }) = completion.op else { panic!("another operation") };
+    assert_eq!(&*buf, b"left out, and sent");
+}
+
+fn a_zero_copy_send_that_was_given_up_keeps_its_buffer_until_the_client_has_the_bytes(mut stage: Stage) {
+    let (socket, mut peer, before) = stage.connection_with_unread_bytes();
+    let pool = stage.driver.transfer_pool().clone();
+    let slot = stage.send_zero_copy(socket, b"sent", 0);
+    // Until the socket has taken it, it can still be cancelled.
+    for _ in 0..20 {
+        stage.turn();
+    }
+    stage.driver.abandon(slot);
+    for _ in 0..20 {
+        stage.turn();
+        assert_eq!((pool.in_use(), stage.driver.slots().in_flight()), (1, 1), "the kernel may still read it");
+    }
+    let mut received = Vec::new();
+    stage.turn_until("the client has the bytes", |stage| {
+        received.extend(peer.take());
+        received.len() == before + 4 && stage.driver.slots().in_flight() == 0
+    });
+    assert_eq!((&received[before..], pool.in_use()), (&b"sent"[..], 0));
+}
+
+fn a_zero_copy_send_that_fails_returns_its_buffer(mut stage: Stage) {
+    let (socket, mut peer) = stage.connection();
+    let (poll, _) = stage.fill(socket);
+    let full = stage.send_zero_copy(socket, b"no room", 0);
+    let full = stage.finish(full);
+    assert_eq!(full.result.unwrap_err().kind(), io::ErrorKind::WouldBlock);
+    peer.reset();
+    stage.finish(poll);
+    let errors = [(); 2].map(|()| {
+        let send = stage.send_zero_copy(socket, b"nobody", 0);
+        stage.finish(send).result.unwrap_err().kind()
+    });
+    assert_eq!(errors, [io::ErrorKind::ConnectionReset, io::ErrorKind::BrokenPipe]);
+    drop(full.op);
+    assert_eq!(stage.driver.transfer_pool().in_use(), 0);
+}
+
+fn a_file_goes_out_by_every_way(mut stage: Stage) {
+    let content = pattern(30_000);
+    stage.add_file("file", &content);
+    let (socket, mut peer) = stage.connection();
+    let root_path = stage.root_path();
+    let (runtime, _outside) = stage.into_runtime();
+    assert!(runtime.supports_ring_splice() && runtime.supports_zero_copy_send());
+    let worker = runtime.clone();
+    let sender = runtime.spawn(async move {
+        let root = File::open_root(&worker, &root_path).await.unwrap();
+        let file = root.open_beneath(b"file").await.unwrap();
+        let socket = Socket::from_raw(socket, &worker);
+        for way in [Way::Splice, Way::RingSplice, Way::ZeroCopy] {
+            let mut offset = 0;
+            // What a cork holds back is not acknowledged, so a zero-copy send would wait for it.
+            socket.cork(!matches!(way, Way::ZeroCopy));
+            while offset < 30_000 {
+                offset += send_some(&file, &socket, offset, way).await as u64;
+            }
+        }
+    });
+    sender.detach();
+    let mut turns = Turns::new(&runtime);
+    let mut received = Vec::new();
+    turn_until(&mut turns, &runtime, || {
+        received.extend(peer.take());
+        received.len() == 3 * content.len() && runtime.tasks().live() == 0
+    });
+    assert!(received.chunks(content.len()).all(|sent| sent == content));
+    assert_eq!((runtime.pipe_pool().in_use(), runtime.transfer_pool().in_use()), (0, 0));
+}
+
+#[derive(Clone, Copy)]
+enum Way {
+    Splice,
+    RingSplice,
+    ZeroCopy,
+}
+
+/// Sends what goes out at once of what lies at `offset`, and waits until there is room for that.
+async fn send_some(file: &File, socket: &Socket, offset: u64, way: Way) -> usize {
+    let runtime = socket.runtime();
+    loop {
+        let sent = match way {
+            Way::Splice => {
+                let mut pipe = runtime.pipe_pool().acquire().await.unwrap();
+                file.try_fill(&mut pipe, offset, 5000).unwrap();
+                socket.try_drain(&mut pipe, More::No)
+            }
+            Way::RingSplice => {
+                let pipe = runtime.pipe_pool().acquire().await.unwrap();
+                let (filled, mut pipe) = file.fill(pipe, offset, 5000).await;
+                filled.unwrap();
+                socket.try_drain(&mut pipe, More::No)
+            }
+            Way::ZeroCopy => {
+                let buf = runtime.transfer_pool().acquire().await;
+                let (read, buf) = file.read(offset, 5000, buf).await;
+                read.unwrap();
+                socket.send_zero_copy(buf, 0).await.0
+            }
+        };
+        match sent {
+            Ok(sent) => return sent,
+            Err(error) => assert_eq!(error.kind(), io::ErrorKind::WouldBlock),
+        }
+        socket.writable().await;
+    }
+}
+
+fn advice_brings_pages_and_takes_them_away(mut stage: Stage) {
+    const LEN: usize = 1 << 20;
+    const REGION: std::ops::Range<usize> = 512 << 10..576 << 10;
+    stage.add_file("file", &pattern(LEN));
+    let file = stage.open("file").unwrap();
+    stage.turn_until("the pages leave", |stage| {
+        stage.driver.advise(file, 0, 0, Advice::DontNeed).unwrap();
+        stage.outside.resident("file", 0..LEN) == 0 || stage.outside.is_all_in_memory()
+    });
+    let (offset, len) = (REGION.start as u64, REGION.len() as u64);
+    stage.driver.advise(file, offset, len, Advice::WillNeed).unwrap();
+    stage.turn_until("the pages come", |stage| stage.outside.resident("file", REGION) == REGION.len());
+    assert_eq!(stage.driver.read_resident(file, offset + len - 1, &mut [0]).unwrap(), 1);
+    if !stage.outside.is_all_in_memory() {
+        assert_eq!(stage.outside.resident("file", 0..4096), 0, "nobody asked for these");
+    }
+    for advice in [Advice::Random, Advice::Normal] {
+        stage.driver.advise(file, 0, 0, advice).unwrap();
+    }
+}
+
+fn a_cork_holds_part_of_a_packet_back_until_it_is_drawn(mut stage: Stage) {
+    let (socket, mut peer) = stage.connection();
+    let mut received = Vec::new();
+    for draw in [true, false] {
+        stage.driver.set_option(socket, SocketOption::Cork(true)).unwrap();
+        assert_eq!(stage.driver.send(socket, b"part", More::No).unwrap(), 4);
+        match &stage.outside {
+            // It goes out after 200 ms, which may have passed before anyone looks.
+            Outside::Real(_) => assert_eq!(cork(socket), 1),
+            Outside::Fake(_) => {
+                (0..20).for_each(|_| stage.turn());
+                assert_eq!(peer.take(), b"");
+            }
+        }
+        if draw {
+            stage.driver.set_option(socket, SocketOption::Cork(false)).unwrap();
+            assert!(matches!(stage.outside, Outside::Fake(_)) || cork(socket) == 0);
+        } else {
+            stage.driver.shutdown_write(socket).unwrap();
+        }
+        stage.turn_until("it goes out", |_| {
+            received.extend(peer.take());
+            received.ends_with(b"part")
+        });
+        received.clear();
+    }
+}
+
+/// Whether a real socket is corked.
+fn cork(socket: RawFd) -> i32 {
+    let (mut value, mut len) = (-1_i32, size_of::<i32>() as libc::socklen_t);
+    let (to, to_len) = ((&raw mut value).cast(), &raw mut len);
+    // SAFETY: both point to live locals, and `len` is the length of the one that is written.
+    assert_eq!(unsafe { libc::getsockopt(socket, libc::IPPROTO_TCP, libc::TCP_CORK, to, to_len) }, 0);
+    value
+}
+
+/// Bytes of which no two stretches are alike.
+fn pattern(len: usize) -> Vec<u8> {
+    (0..len as u32).map(|i| (i.wrapping_mul(0x9E37_79B1) >> 24) as u8).collect()
+}
+
 fn open_op(root: RawFd, path: &str, resolve: Resolve) -> Op {
     Op::Open { root, path: CString::new(path).unwrap(), resolve, how: Box::<OpenHow>::default() }
 }
@@ -593,7 +918,12 @@ impl Stage {
 
     fn add_file(&self, path: &str, content: &[u8]) {
         match &self.outside {
-            Outside::Real(root) => std::fs::write(root.path().join(path), content).unwrap(),
+            Outside::Real(root) => {
+                let mut file = std::fs::File::create(root.path().join(path)).unwrap();
+                file.write_all(content).unwrap();
+                // What is dirty can't leave memory.
+                file.sync_all().unwrap();
+            }
             Outside::Fake(world) => world.add_file(&format!("root/{path}"), Content::Bytes(content.to_vec())),
         }
     }
@@ -682,6 +1012,59 @@ impl Stage {
         (event.completion.result.unwrap() as RawFd, peer)
     }
 
+    /// A connection whose client has yet to take so many bytes, more than its side holds (`tcp_rmem`), so that a part of them
+    /// has not left; there is room for some more.
+    fn connection_with_unread_bytes(&mut self) -> (RawFd, Peer, usize) {
+        const UNREAD: usize = 192 << 10;
+        let (socket, peer) = self.connection();
+        set_room(socket, &peer, UNREAD + (16 << 10));
+        let bytes = vec![b'u'; UNREAD];
+        let mut sent = 0;
+        while sent < UNREAD {
+            sent += self.driver.send(socket, &bytes[sent..], More::No).unwrap();
+        }
+        (socket, peer, sent)
+    }
+
+    fn send_zero_copy(&mut self, socket: RawFd, bytes: &[u8], from: usize) -> Slot {
+        let mut buf = self.driver.transfer_pool().try_take().unwrap();
+        buf.append(bytes);
+        self.submit(Op::SendZeroCopy { socket, buf, from })
+    }
+
+    fn take_pipe(&self) -> Pipe {
+        self.driver.pipe_pool().try_take().unwrap().expect("a free pipe")
+    }
+
+    fn fill_pipe(
+        &mut self,
+        mut pipe: Pipe,
+        file: RawFd,
+        offset: u64,
+        len: usize,
+        by_ring: bool,
+    ) -> (io::Result<usize>, Pipe) {
+        if !by_ring {
+            return (self.driver.fill_pipe(&mut pipe, file, offset, len), pipe);
+        }
+        let fill = self.submit(Op::FillPipe { file, offset, len, pipe });
+        let completion = self.finish(fill);
+        let Some(Op::FillPipe { pipe, .. }) = completion.op else { panic!("another operation") };
+        (completion.result.map(|n| n as usize), pipe)
+    }
+
+    /// Empties a pipe into a socket, whose client gets exactly these bytes.
+    #[track_caller]
+    fn drain_to(&mut self, pipe: &mut Pipe, socket: RawFd, peer: &mut Peer, expected: &[u8]) {
+        let mut received = Vec::new();
+        self.turn_until("what was in the pipe has come", |stage| {
+            stage.driver.drain_pipe(pipe, socket, More::No).unwrap();
+            received.extend(peer.take());
+            pipe.is_empty() && received.len() >= expected.len()
+        });
+        assert!(received == expected, "{} bytes for {}", received.len(), expected.len());
+    }
+
     fn submit(&mut self, op: Op) -> Slot {
         self.driver.submit(op, Owner::Task(None))
     }
@@ -753,13 +1136,82 @@ impl Outside {
     /// How many descriptors are open on a file of this stage.
     fn open_count(&self, path: &str) -> usize {
         match self {
-            Outside::Real(root) => {
-                let path = root.path().join(path);
-                let links = std::fs::read_dir("/proc/self/fd").unwrap().map(|entry| entry.unwrap().path());
-                links.filter(|link| std::fs::read_link(link).is_ok_and(|target| target == path)).count()
-            }
+            Outside::Real(root) => links_to(&root.path().join(path)),
             Outside::Fake(world) => world.open_descriptors().files,
         }
+    }
+
+    /// What a pipe is called, for as long as it is open.
+    fn pipe_name(&self, pipe: &Pipe) -> PathBuf {
+        match self {
+            Outside::Real(_) => std::fs::read_link(format!("/proc/self/fd/{}", pipe.read_end())).unwrap(),
+            Outside::Fake(_) => pipe.read_end().to_string().into(),
+        }
+    }
+
+    /// How many pipes of this name are open, or of a world of any name.
+    fn pipe_count(&self, name: &Path) -> usize {
+        match self {
+            Outside::Real(_) => links_to(name) / 2,
+            Outside::Fake(world) => world.open_descriptors().pipes,
+        }
+    }
+
+    /// How many bytes of a region are in the page cache.
+    fn resident(&self, path: &str, region: std::ops::Range<usize>) -> usize {
+        match self {
+            Outside::Real(root) => {
+                let file = std::fs::File::open(root.path().join(path)).unwrap();
+                let pages = resident_pages(&file);
+                pages[region.start / 4096..region.end / 4096].iter().filter(|is_resident| **is_resident).count() * 4096
+            }
+            Outside::Fake(world) => world.resident(&format!("root/{path}"), region.start as u64, region.len()),
+        }
+    }
+
+    /// Whether files lie in memory alone, from where no page can go.
+    fn is_all_in_memory(&self) -> bool {
+        match self {
+            Outside::Real(root) => {
+                let kind = nix::sys::statfs::statfs(root.path()).unwrap().filesystem_type();
+                kind == nix::sys::statfs::TMPFS_MAGIC
+            }
+            Outside::Fake(_) => false,
+        }
+    }
+}
+
+/// Which pages of 4096 bytes of a file are in the page cache; that asks the disk for none.
+fn resident_pages(file: &std::fs::File) -> Vec<bool> {
+    let len = file.metadata().unwrap().len() as usize;
+    let mut pages = vec![0_u8; len.div_ceil(4096)];
+    let (null, fd) = (std::ptr::null_mut(), file.as_raw_fd());
+    // SAFETY: a new mapping at an address of the kernel's choice, which nothing reads or writes; mincore(2) writes one byte for
+    // each of its pages, and there are that many.
+    unsafe {
+        let map = libc::mmap(null, len, libc::PROT_READ, libc::MAP_SHARED, fd, 0);
+        assert_ne!(map, libc::MAP_FAILED);
+        assert_eq!(libc::mincore(map, len, pages.as_mut_ptr()), 0);
+        libc::munmap(map, len);
+    }
+    pages.into_iter().map(|page| page & 1 == 1).collect()
+}
+
+/// How many descriptors of this process lead to this.
+fn links_to(target: &Path) -> usize {
+    let links = std::fs::read_dir("/proc/self/fd").unwrap().map(|entry| entry.unwrap().path());
+    links.filter(|link| std::fs::read_link(link).is_ok_and(|found| found == target)).count()
+}
+
+/// Makes room for at least so many bytes on their way to a client.
+fn set_room(socket: RawFd, peer: &Peer, bytes: usize) {
+    match peer {
+        Peer::Real { .. } => {
+            // SAFETY: the number is that of a connection of the scenario, which is open.
+            let socket = unsafe { std::os::fd::BorrowedFd::borrow_raw(socket) };
+            nix::sys::socket::setsockopt(&socket, nix::sys::socket::sockopt::SndBuf, &bytes).unwrap();
+        }
+        Peer::Fake(client) => client.window(bytes),
     }
 }
 

@@ -8,6 +8,7 @@ use std::ffi::CString;
 use std::os::fd::RawFd;
 
 use super::buf::Buf;
+use super::pipe::Pipe;
 
 /// One asynchronous operation.
 #[derive(Debug)]
@@ -36,6 +37,35 @@ pub enum Op {
         len: u32,
         /// Filled by the kernel; comes back with the completion.
         buf: Buf,
+    },
+    /// Moves bytes of a file into an empty pipe, no more than [`Pipe::fill_len`], and waits for pages that are not resident on a
+    /// thread of the kernel, one for each such operation. Completes with 0 at the end of the file.
+    ///
+    /// The kernel looks the file up when it gets to it, perhaps after a later close: the owner closes it when the operation has
+    /// completed or was given up. Should the number have become another's by then, no harm is done: a place in a file is
+    /// named, so a socket or a pipe is refused (`ESPIPE`, `EINVAL`), and nobody sees what another file yields.
+    FillPipe {
+        /// The open file.
+        file: RawFd,
+        /// Where in the file to start, in bytes.
+        offset: u64,
+        /// At most this many bytes.
+        len: usize,
+        /// Filled by the kernel; comes back with the completion. One that failed is good for nothing but to be dropped.
+        pipe: Pipe,
+    },
+    /// Sends what the socket takes at once of a buffer's bytes, which the network card reads from where they are. Completes
+    /// when the kernel needs them no more: the peer has acknowledged them, or they were copied after all. So a client that
+    /// acknowledges nothing keeps a buffer, each send takes a round trip, and under a cork it waits for the cork.
+    /// Completes with `WouldBlock` when the socket is full, `EOPNOTSUPP` where it can't be done (a Unix socket), `ENOMEM`
+    /// when too much memory is locked already.
+    SendZeroCopy {
+        /// The connected socket.
+        socket: RawFd,
+        /// The bytes; comes back with the completion.
+        buf: Buf,
+        /// How many of its bytes were sent before.
+        from: usize,
     },
     /// Opens a path beneath a directory (openat2 with `RESOLVE_BENEATH`), read-only and close-on-exec. A FIFO or a device is
     /// not waited for. The kernel looks the directory up when it gets to it, perhaps after a later close: the owner closes it

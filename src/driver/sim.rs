@@ -14,6 +14,7 @@
 
 mod files;
 mod net;
+mod pipes;
 mod random;
 mod world;
 
@@ -30,12 +31,15 @@ use std::time::{Duration, Instant, SystemTime};
 
 use nix::poll::{PollFd, PollFlags, PollTimeout};
 
-use self::net::Connection;
+use self::files::File;
+use self::net::{Connection, Sent};
+use self::pipes::FakePipes;
 use self::world::{FIRST_DESCRIPTOR, Object};
 use super::buf::{Buf, BufferPool};
 use super::op::{Closing, Expect, Interest, Op, Resolve};
+use super::pipe::{Pipe, PipePool};
 use super::slot::{Owner, Slot, SlotTable};
-use super::{Driver, DriverCounts, FileKind, FileStat, More, Setup, SocketOption, Wait};
+use super::{Advice, Driver, DriverCounts, FileKind, FileStat, More, Setup, SocketOption, Wait};
 
 /// After this many turns that neither wait nor do anything, the server is taken to spin.
 const FRUITLESS_TURNS: usize = 10_000;
@@ -48,6 +52,7 @@ pub struct Sim {
     slots: SlotTable,
     receive_pool: BufferPool,
     transfer_pool: BufferPool,
+    pipe_pool: PipePool,
     /// Receive buffers picked since the start: the kernel's place in the provided ring.
     picked: u16,
     submitted: Vec<Submission>,
@@ -76,6 +81,10 @@ enum Work {
     Accept(Rc<Object>),
     Receive(Rc<Object>, Expect),
     Read(Rc<Object>),
+    FillPipe(Rc<Object>),
+    SendZeroCopy(Rc<Object>),
+    /// The second half of a zero-copy send that took so many bytes: it is over when the client has them.
+    Acknowledgement(Sent, u32),
     Open(Option<Rc<Object>>),
     Poll(Rc<Object>, Interest),
     /// A poll of a real descriptor: how other threads wake the worker.
@@ -128,6 +137,7 @@ impl Sim {
             slots: SlotTable::default(),
             receive_pool: BufferPool::provided(receive_blocks, receive_len).expect("memory"),
             transfer_pool: BufferPool::new(transfer_blocks, transfer_len).expect("memory"),
+            pipe_pool: PipePool::new(setup.pipes, transfer_len, Box::new(FakePipes(world.clone()))),
             picked: 0,
             submitted: Vec::new(),
             flights: BTreeMap::new(),
@@ -163,7 +173,7 @@ impl Sim {
     fn end_early(&mut self, slot: Slot) {
         let Some(flight) = self.flights.values_mut().find(|flight| flight.slot == slot) else { return };
         let lost = match (&flight.work, flight.phase) {
-            (Work::Close(_), _) => true,
+            (Work::Close(_) | Work::Acknowledgement(..), _) => true,
             (_, Phase::Waiting) => false,
             (_, Phase::Due(..)) => self.world.chance(|faults| faults.late_cancel),
         };
@@ -188,17 +198,17 @@ impl Sim {
     /// Completes what is due, earliest first; whether there was anything.
     fn complete(&mut self) -> bool {
         let before = self.counts.completions;
-        while let Some((number, flight)) = self.take_due() {
+        while let Some((number, mut flight)) = self.take_due() {
             let answer = match flight.phase {
                 Phase::Due(_, Outcome::Failed(error)) => Some(Answer::last(Err(errno(error)))),
-                _ => self.carry_out(&flight),
+                _ => self.carry_out(&mut flight),
             };
             self.record(number, flight, answer);
         }
         self.counts.completions > before
     }
 
-    /// Records an answer; without one, what the operation waited for has gone again.
+    /// Records an answer; without one, what the operation waited for has gone again, or has still to come.
     fn record(&mut self, number: u64, mut flight: Flight, answer: Option<Answer>) {
         let cancelled = || Answer::last(Err(errno(libc::ECANCELED)));
         let answer = answer.or_else(|| flight.cancelled.then(cancelled));
@@ -232,12 +242,26 @@ impl Sim {
         self.flights.iter().filter_map(due).min()
     }
 
-    fn carry_out(&mut self, flight: &Flight) -> Option<Answer> {
+    fn carry_out(&mut self, flight: &mut Flight) -> Option<Answer> {
         let slot = flight.slot;
         match &flight.work {
             Work::Accept(listener) => self.accept(listener),
             Work::Receive(socket, _) => self.receive(&mut socket.socket().get()),
             Work::Read(file) => Some(Answer::last(self.read(slot, file))),
+            Work::FillPipe(file) => Some(Answer::last(self.fill(slot, file))),
+            Work::SendZeroCopy(socket) => {
+                let sent = match self.send_zero_copy(slot, socket) {
+                    Ok(sent) => sent,
+                    Err(error) => return Some(Answer::last(Err(error))),
+                };
+                *flight = Flight {
+                    work: Work::Acknowledgement(socket.socket().sent_so_far(), sent),
+                    cancelled: false,
+                    ..*flight
+                };
+                None
+            }
+            Work::Acknowledgement(_, sent) => Some(Answer::last(Ok(*sent))),
             Work::Open(root) => Some(Answer::last(self.open(slot, root.as_deref()))),
             Work::Poll(socket, interest) => match socket.socket().get().events(*interest) {
                 0 => None,
@@ -301,6 +325,29 @@ impl Sim {
         Ok(len as u32)
     }
 
+    /// Brings what a pipe is filled with into memory, however long that takes.
+    fn fill(&mut self, slot: Slot, file: &Object) -> io::Result<u32> {
+        let Op::FillPipe { offset, len, pipe, .. } = self.slots.op_mut(slot) else { unreachable!("a fill's slot") };
+        let mut file = file.file().borrow_mut();
+        if file.broken || self.world.chance(|faults| faults.read_error) {
+            return Err(errno(libc::EIO));
+        }
+        file.bring(*offset, *len, self.world.elapsed());
+        let len = pour(&self.world, &file, *offset, *len, pipe);
+        pipe.filled(len);
+        Ok(len as u32)
+    }
+
+    fn send_zero_copy(&mut self, slot: Slot, socket: &Object) -> io::Result<u32> {
+        let Op::SendZeroCopy { buf, from, .. } = self.slots.op_mut(slot) else { unreachable!("a send's slot") };
+        let bytes = buf[*from..].to_vec();
+        let mut connection = socket.socket().get();
+        let len = self.admit(&mut connection, bytes.len())?;
+        connection.push(bytes[..len].iter().copied());
+        self.world.note(format_args!("zero-copy send takes {len}"));
+        Ok(len as u32)
+    }
+
     fn open(&mut self, slot: Slot, root: Option<&Object>) -> io::Result<u32> {
         let Op::Open { path, resolve, .. } = self.slots.op_mut(slot) else { unreachable!("an open's slot") };
         let (path, resolve) = (path.as_bytes(), *resolve);
@@ -343,8 +390,8 @@ impl Sim {
         is_readable(&watched.collect::<Vec<_>>(), patience)
     }
 
-    /// A poll, and an open of its directory, may reach for the number again: no close comes before its owner has its answer
-    /// or has given it up.
+    /// A poll, an open of its directory and a fill from its file may reach for the number again: no close comes before its
+    /// owner has its answer or has given it up.
     #[track_caller]
     fn forbid_early_close(&self, fd: RawFd) {
         let submitted = self.submitted.iter().filter_map(|submission| match submission {
@@ -353,7 +400,7 @@ impl Sim {
         });
         let object = self.world.object(fd);
         for flight in self.flights.values().chain(submitted).filter(|flight| self.slots.is_wanted(flight.slot)) {
-            if let Work::Poll(named, _) | Work::Open(Some(named)) = &flight.work {
+            if let Work::Poll(named, _) | Work::Open(Some(named)) | Work::FillPipe(named) = &flight.work {
                 assert!(
                     !Rc::ptr_eq(named, &object),
                     "sim: descriptor {fd} is closed before its {}",
@@ -394,14 +441,8 @@ impl Sim {
         Ok(self.world.perhaps_less(len, |faults| faults.short_send))
     }
 
-    fn send_file_region(
-        &self,
-        connection: &mut Connection,
-        file: &Object,
-        offset: u64,
-        len: usize,
-    ) -> io::Result<usize> {
-        let mut file = file.file().borrow_mut();
+    /// How many of `len` bytes a direct call finds in a file; for those that are not in memory it waits.
+    fn reach(&self, file: &mut File, offset: u64, len: usize) -> io::Result<usize> {
         if file.broken {
             return Err(errno(libc::EIO));
         }
@@ -410,6 +451,18 @@ impl Sim {
             self.world.note_stall();
             file.bring(offset, len, self.world.elapsed());
         }
+        Ok(len)
+    }
+
+    fn send_file_region(
+        &self,
+        connection: &mut Connection,
+        file: &Object,
+        offset: u64,
+        len: usize,
+    ) -> io::Result<usize> {
+        let mut file = file.file().borrow_mut();
+        let len = self.reach(&mut file, offset, len)?;
         if len == 0 {
             return Ok(0);
         }
@@ -425,13 +478,17 @@ impl Driver for Sim {
     }
 
     #[track_caller]
-    fn submit(&mut self, op: Op, owner: Owner) -> Slot {
+    fn submit(&mut self, mut op: Op, owner: Owner) -> Slot {
         let accept_by_task = matches!((&op, &owner), (Op::Accept { .. }, Owner::Task(_)));
         assert!(!accept_by_task, "sim: an accept may complete many times, a task waits for one completion");
         self.counts.submissions += 1;
         self.fruitless_turns = 0;
         if let Op::Close { fd, .. } = op {
             self.forbid_early_close(fd);
+        }
+        if let Op::FillPipe { len, pipe, .. } = &mut op {
+            *len = pipe.fillable(*len);
+            pipe.begin_fill();
         }
         let work = Work::new(&self.world, &op);
         let slot = self.slots.insert(op, owner);
@@ -483,6 +540,18 @@ impl Driver for Sim {
         &self.transfer_pool
     }
 
+    fn pipe_pool(&self) -> &PipePool {
+        &self.pipe_pool
+    }
+
+    fn supports_ring_splice(&self) -> bool {
+        true
+    }
+
+    fn supports_zero_copy_send(&self) -> bool {
+        true
+    }
+
     fn counts(&self) -> DriverCounts {
         self.counts
     }
@@ -522,6 +591,51 @@ impl Driver for Sim {
     }
 
     #[track_caller]
+    fn fill_pipe(&mut self, pipe: &mut Pipe, file: RawFd, offset: u64, len: usize) -> io::Result<usize> {
+        let object = self.world.object(file);
+        let mut file = object.file().borrow_mut();
+        let reached = self.reach(&mut file, offset, pipe.fillable(len));
+        let poured = reached.map(|len| pour(&self.world, &file, offset, len, pipe));
+        if let Ok(len) = poured {
+            pipe.filled(len);
+        }
+        self.moved("fill_pipe", poured)
+    }
+
+    #[track_caller]
+    fn drain_pipe(&mut self, pipe: &mut Pipe, socket: RawFd, _more: More) -> io::Result<usize> {
+        let (socket, ends) = (self.world.object(socket), self.world.object(pipe.read_end()));
+        assert_eq!(ends.pipe().len(), pipe.len(), "sim: a pipe holds what it is known to hold");
+        if pipe.is_empty() {
+            return Ok(0);
+        }
+        let mut connection = socket.socket().get();
+        let admitted = self.admit(&mut connection, pipe.len());
+        if let Ok(len) = admitted {
+            connection.push(ends.pipe().take(len).into_iter());
+            pipe.drained(len);
+        }
+        self.moved("drain_pipe", admitted)
+    }
+
+    #[track_caller]
+    fn advise(&mut self, file: RawFd, offset: u64, len: u64, advice: Advice) -> io::Result<()> {
+        let object = self.world.object(file);
+        let mut file = object.file().borrow_mut();
+        let end = if len == 0 { 0 } else { offset.saturating_add(len) };
+        match advice {
+            Advice::WillNeed => {
+                let len = file.available(offset, if len == 0 { usize::MAX } else { len as usize });
+                file.bring(offset, len, self.world.elapsed() + self.world.latency());
+            }
+            Advice::DontNeed => file.forget(offset..end),
+            Advice::Random | Advice::Normal => {}
+        }
+        self.world.note(format_args!("advise {advice:?}"));
+        Ok(())
+    }
+
+    #[track_caller]
     fn read_resident(&mut self, file: RawFd, offset: u64, into: &mut [u8]) -> io::Result<usize> {
         let object = self.world.object(file);
         let mut file = object.file().borrow_mut();
@@ -547,8 +661,12 @@ impl Driver for Sim {
     #[track_caller]
     fn set_option(&mut self, socket: RawFd, option: SocketOption) -> io::Result<()> {
         let object = self.world.object(socket);
-        if option == SocketOption::ResetOnClose {
-            object.socket().get().reset_on_close = true;
+        match option {
+            SocketOption::ResetOnClose => object.socket().get().reset_on_close = true,
+            SocketOption::Cork(true) => object.socket().get().cork(),
+            SocketOption::Cork(false) => object.socket().get().uncork(),
+            // These a listener takes, too, for the connections that it accepts.
+            SocketOption::NoDelay | SocketOption::NotSentLowWater(_) => {}
         }
         Ok(())
     }
@@ -591,6 +709,8 @@ impl Work {
             Op::Accept { listener } => Work::Accept(checked(world.object(*listener), Object::listener)),
             Op::Receive { socket, expect } => Work::Receive(checked(world.object(*socket), Object::socket), *expect),
             Op::Read { file, .. } => Work::Read(checked(world.object(*file), Object::file)),
+            Op::FillPipe { file, .. } => Work::FillPipe(checked(world.object(*file), Object::file)),
+            Op::SendZeroCopy { socket, .. } => Work::SendZeroCopy(checked(world.object(*socket), Object::socket)),
             Op::Open { root: libc::AT_FDCWD, .. } => Work::Open(None),
             Op::Open { root, .. } => Work::Open(Some(checked(world.object(*root), Object::directory))),
             Op::Poll { socket, interest: Interest::Readable } if *socket < FIRST_DESCRIPTOR => Work::PollReal(*socket),
@@ -608,7 +728,8 @@ impl Work {
             Work::Receive(socket, _) => socket.socket().get().is_readable(),
             Work::Poll(socket, interest) => socket.socket().get().events(*interest) != 0,
             Work::PollReal(fd) => is_readable(&[*fd], Duration::ZERO),
-            Work::Read(_) | Work::Open(_) | Work::Close(_) => true,
+            Work::Acknowledgement(sent, _) => sent.is_over(),
+            Work::Read(_) | Work::FillPipe(_) | Work::SendZeroCopy(_) | Work::Open(_) | Work::Close(_) => true,
         }
     }
 
@@ -617,12 +738,24 @@ impl Work {
             Work::Accept(_) => "accept",
             Work::Receive(..) => "receive",
             Work::Read(_) => "read",
+            Work::FillPipe(_) => "fill",
+            Work::SendZeroCopy(_) => "zero-copy send",
+            Work::Acknowledgement(..) => "acknowledgement",
             Work::Open(_) => "open",
             Work::Poll(..) => "poll",
             Work::PollReal(_) => "poll of a real descriptor",
             Work::Close(_) => "close",
         }
     }
+}
+
+/// Moves at most `len` bytes of a file into an empty pipe, as many as it has room for.
+fn pour(world: &World, file: &File, offset: u64, len: usize, pipe: &Pipe) -> usize {
+    let object = world.object(pipe.write_end());
+    let len = object.pipe().room(offset, file.available(offset, len));
+    let len = world.perhaps_less(len, |faults| faults.short_read);
+    object.pipe().push(file.bytes(offset, len));
+    len
 }
 
 #[track_caller]

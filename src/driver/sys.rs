@@ -2,11 +2,17 @@
 
 use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::os::fd::{BorrowedFd, OwnedFd, RawFd};
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, IntoRawFd, OwnedFd, RawFd};
 
+use nix::fcntl::{FcntlArg, OFlag, PosixFadviseAdvice};
 use nix::sys::socket::{MsgFlags, SockaddrLike, SockaddrStorage};
+use nix::sys::stat::makedev;
 
-use super::{FileKind, FileStat, More, SocketOption};
+use super::pipe::{Ends, Plumbing};
+use super::{Advice, FileKind, FileStat, More, SocketOption};
+
+/// `SPLICE_F_NONBLOCK` is about the pipe only: the file and the socket wait or don't as they are.
+pub const SPLICE_FLAGS: libc::c_uint = libc::SPLICE_F_MOVE | libc::SPLICE_F_NONBLOCK;
 
 /// See [`super::Driver::stat`].
 pub fn stat(fd: RawFd) -> io::Result<FileStat> {
@@ -28,7 +34,7 @@ pub fn stat(fd: RawFd) -> io::Result<FileStat> {
 
 /// See [`super::Driver::allow_waiting`].
 pub fn allow_waiting(file: RawFd) -> io::Result<()> {
-    nix::fcntl::fcntl(borrow(file), nix::fcntl::FcntlArg::F_SETFL(nix::fcntl::OFlag::empty()))?;
+    nix::fcntl::fcntl(borrow(file), FcntlArg::F_SETFL(OFlag::empty()))?;
     Ok(())
 }
 
@@ -60,6 +66,37 @@ pub fn send_file(socket: RawFd, file: RawFd, offset: u64, len: usize) -> io::Res
     // SAFETY: the offset is a live local that the kernel writes during the call; the descriptors are only numbers to it.
     let sent = unsafe { libc::sendfile(socket, file, &raw mut offset, len) };
     count(sent)
+}
+
+/// See [`super::Driver::fill_pipe`].
+pub fn fill_pipe(write_end: RawFd, file: RawFd, offset: u64, len: usize) -> io::Result<usize> {
+    let mut offset = signed(offset)?;
+    // SAFETY: the offset is a live local that the kernel writes during the call; the descriptors are only numbers to it.
+    let moved = unsafe { libc::splice(file, &raw mut offset, write_end, std::ptr::null_mut(), len, SPLICE_FLAGS) };
+    count(moved)
+}
+
+/// See [`super::Driver::drain_pipe`]. `to` is a socket, or whatever else takes the bytes.
+pub fn drain_pipe(read_end: RawFd, to: RawFd, len: usize, more: More) -> io::Result<usize> {
+    let more = match more {
+        More::Follows => libc::SPLICE_F_MORE,
+        More::No => 0,
+    };
+    let null = std::ptr::null_mut();
+    // SAFETY: no memory is named; the descriptors are only numbers to the kernel.
+    let moved = unsafe { libc::splice(read_end, null, to, null, len, SPLICE_FLAGS | more) };
+    count(moved)
+}
+
+/// See [`super::Driver::advise`].
+pub fn advise(file: RawFd, offset: u64, len: u64, advice: Advice) -> io::Result<()> {
+    let advice = match advice {
+        Advice::WillNeed => PosixFadviseAdvice::POSIX_FADV_WILLNEED,
+        Advice::DontNeed => PosixFadviseAdvice::POSIX_FADV_DONTNEED,
+        Advice::Random => PosixFadviseAdvice::POSIX_FADV_RANDOM,
+        Advice::Normal => PosixFadviseAdvice::POSIX_FADV_NORMAL,
+    };
+    Ok(nix::fcntl::posix_fadvise(borrow(file), signed(offset)?, signed(len)?, advice)?)
 }
 
 /// See [`super::Driver::read_resident`].
@@ -105,6 +142,71 @@ pub fn peer(socket: RawFd) -> io::Result<Option<SocketAddr>> {
 /// See [`super::Driver::duplicate`].
 pub fn duplicate(fd: RawFd) -> io::Result<OwnedFd> {
     borrow(fd).try_clone_to_owned()
+}
+
+/// The length of a page, in bytes.
+pub fn page_len() -> usize {
+    // SAFETY: the call reads a constant of the process.
+    let len = unsafe { libc::sysconf(libc::_SC_PAGESIZE) };
+    usize::try_from(len).expect("every kernel says how long a page is")
+}
+
+/// Pipes of the kernel.
+#[derive(Debug)]
+pub struct KernelPipes {
+    /// `/dev/null`, where it is what its name says.
+    sink: Option<OwnedFd>,
+}
+
+impl KernelPipes {
+    /// Opens what takes the bytes that are thrown away; without it, pipes that hold some are closed.
+    pub fn new() -> Self {
+        let null = std::fs::OpenOptions::new().write(true).open("/dev/null").ok().map(OwnedFd::from);
+        // In a container it may be a plain file, which would grow.
+        KernelPipes { sink: null.filter(is_null_device) }
+    }
+}
+
+impl Plumbing for KernelPipes {
+    fn open(&self, len: usize) -> io::Result<Ends> {
+        let (read, write) = nix::unistd::pipe2(OFlag::O_CLOEXEC | OFlag::O_NONBLOCK)?;
+        let capacity = resize_pipe(&write, len)?;
+        Ok(Ends { read: read.into_raw_fd(), write: write.into_raw_fd(), capacity })
+    }
+
+    fn empty(&self, ends: Ends) -> io::Result<usize> {
+        let sink = self.sink.as_ref().ok_or(io::ErrorKind::Unsupported)?;
+        // All there is, not what is believed to be there.
+        drain_pipe(ends.read, sink.as_raw_fd(), ends.capacity, More::No)
+    }
+
+    fn close(&self, ends: Ends) {
+        for fd in [ends.read, ends.write] {
+            // SAFETY: `open` gave these descriptors away, and the pool that keeps them closes each pipe once, when neither a
+            // lease nor an operation names it any more.
+            drop(unsafe { OwnedFd::from_raw_fd(fd) });
+        }
+    }
+}
+
+fn is_null_device(fd: &OwnedFd) -> bool {
+    nix::sys::stat::fstat(fd)
+        .is_ok_and(|stat| stat.st_mode & libc::S_IFMT == libc::S_IFCHR && stat.st_rdev == makedev(1, 3))
+}
+
+/// Makes a new pipe hold `len` bytes and returns what it holds then. Where that is refused, because of
+/// `/proc/sys/fs/pipe-max-size` or of what this user's pipes take together, it tries for half, down to what the pipe has.
+fn resize_pipe(pipe: &OwnedFd, len: usize) -> io::Result<usize> {
+    let before = nix::fcntl::fcntl(pipe, FcntlArg::F_GETPIPE_SZ)? as usize;
+    let mut wanted = len;
+    loop {
+        let resized = nix::fcntl::fcntl(pipe, FcntlArg::F_SETPIPE_SZ(i32::try_from(wanted).unwrap_or(i32::MAX)));
+        match resized {
+            Ok(capacity) => return Ok(capacity as usize),
+            Err(_) if wanted / 2 > before => wanted /= 2,
+            Err(_) => return Ok(before),
+        }
+    }
 }
 
 fn borrow(fd: RawFd) -> BorrowedFd<'static> {

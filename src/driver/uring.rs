@@ -9,6 +9,7 @@
 //! with a descriptor that is used a few times and closed).
 
 mod poll;
+mod zero_copy;
 
 use std::io;
 use std::os::fd::{OwnedFd, RawFd};
@@ -18,10 +19,12 @@ use io_uring::types::{self, Fd};
 use io_uring::{IoUring, Probe, cqueue, opcode, squeue};
 
 use self::poll::{Polls, Step};
+use self::zero_copy::Sends;
 use super::buf::{Buf, BufferPool};
 use super::op::{Closing, Expect, Op, Resolve};
+use super::pipe::{Pipe, PipePool};
 use super::slot::{Owner, Slot, SlotTable};
-use super::{Driver, DriverCounts, FileStat, More, Setup, SocketOption, Wait, sys};
+use super::{Advice, Driver, DriverCounts, FileStat, More, Setup, SocketOption, Wait, sys};
 
 /// Submissions are handed over at the latest when this many wait.
 const SUBMISSION_ENTRIES: u32 = 1024;
@@ -41,8 +44,11 @@ pub struct Uring {
     ring: IoUring,
     slots: SlotTable,
     polls: Polls,
+    sends: Sends,
     receive_pool: BufferPool,
     transfer_pool: BufferPool,
+    pipe_pool: PipePool,
+    probe: Probe,
     multishot_accept: bool,
     counts: DriverCounts,
 }
@@ -58,7 +64,7 @@ impl Uring {
     }
 
     fn with_ring(ring: IoUring, setup: &Setup) -> io::Result<Self> {
-        require_operations(&ring)?;
+        let probe = require_operations(&ring)?;
         let (blocks, len) = setup.receive_buffers;
         let receive_pool = BufferPool::provided(blocks, len)?;
         let (address, entries) = receive_pool.provided_ring().ok_or(io::ErrorKind::InvalidInput)?;
@@ -73,8 +79,11 @@ impl Uring {
             ring,
             slots: SlotTable::default(),
             polls: Polls::default(),
+            sends: Sends::default(),
             receive_pool,
             transfer_pool,
+            pipe_pool: PipePool::new(setup.pipes, len, Box::new(sys::KernelPipes::new())),
+            probe,
             multishot_accept: multishot_accept_is_sound(&nix::sys::utsname::uname()?.release().to_string_lossy()),
             counts: DriverCounts::default(),
         })
@@ -120,6 +129,15 @@ impl Uring {
                 receive.flags(squeue::Flags::BUFFER_SELECT)
             }
             Op::Read { file, offset, len, buf } => read_entry(*file, *offset, *len, buf),
+            Op::FillPipe { file, offset, len, pipe } => fill_entry(*file, *offset, *len, pipe),
+            Op::SendZeroCopy { socket, buf, from } => {
+                let bytes = &buf[*from..];
+                // Without DONTWAIT the ring would wait for room; the worker does that with a poll.
+                opcode::SendZc::new(Fd(*socket), bytes.as_ptr(), bytes.len() as u32)
+                    .buf_index(buf.registered_index())
+                    .flags(libc::MSG_NOSIGNAL | libc::MSG_DONTWAIT)
+                    .build()
+            }
             Op::Open { root, path, resolve, how } => {
                 how.0 = open_how(*resolve);
                 opcode::OpenAt2::new(Fd(*root), path.as_ptr(), &raw const how.0).build()
@@ -143,7 +161,7 @@ impl Uring {
         for entry in completions {
             self.counts.completions += 1;
             if entry.user_data() != NO_SLOT {
-                sequels.extend(record(&mut self.slots, &mut self.polls, &self.receive_pool, &entry));
+                sequels.extend(record(&mut self.slots, &mut self.polls, &mut self.sends, &self.receive_pool, &entry));
             }
         }
         // Closing takes a new slot, maybe the number of one that ended in this very batch: what names a slot comes first.
@@ -250,6 +268,18 @@ impl Driver for Uring {
         &self.transfer_pool
     }
 
+    fn pipe_pool(&self) -> &PipePool {
+        &self.pipe_pool
+    }
+
+    fn supports_ring_splice(&self) -> bool {
+        self.probe.is_supported(opcode::Splice::CODE)
+    }
+
+    fn supports_zero_copy_send(&self) -> bool {
+        self.probe.is_supported(opcode::SendZc::CODE)
+    }
+
     fn counts(&self) -> DriverCounts {
         self.counts
     }
@@ -272,6 +302,26 @@ impl Driver for Uring {
 
     fn send_file(&mut self, socket: RawFd, file: RawFd, offset: u64, len: usize) -> io::Result<usize> {
         sys::send_file(socket, file, offset, len)
+    }
+
+    fn fill_pipe(&mut self, pipe: &mut Pipe, file: RawFd, offset: u64, len: usize) -> io::Result<usize> {
+        let moved = sys::fill_pipe(pipe.write_end(), file, offset, pipe.fillable(len))?;
+        pipe.filled(moved);
+        Ok(moved)
+    }
+
+    fn drain_pipe(&mut self, pipe: &mut Pipe, socket: RawFd, more: More) -> io::Result<usize> {
+        if pipe.is_empty() {
+            return Ok(0);
+        }
+        // Exactly what is there: the kernel takes a longer length as a sign that more follows.
+        let moved = sys::drain_pipe(pipe.read_end(), socket, pipe.len(), more)?;
+        pipe.drained(moved);
+        Ok(moved)
+    }
+
+    fn advise(&mut self, file: RawFd, offset: u64, len: u64, advice: Advice) -> io::Result<()> {
+        sys::advise(file, offset, len, advice)
     }
 
     fn read_resident(&mut self, file: RawFd, offset: u64, into: &mut [u8]) -> io::Result<usize> {
@@ -319,6 +369,7 @@ enum Sequel {
 fn record(
     slots: &mut SlotTable,
     polls: &mut Polls,
+    sends: &mut Sends,
     receive_pool: &BufferPool,
     entry: &cqueue::Entry,
 ) -> Option<Sequel> {
@@ -338,6 +389,14 @@ fn record(
             buf.advance(*n as usize);
             slots.complete(slot, result, None, false)
         }
+        (Op::FillPipe { pipe, .. }, Ok(n)) => {
+            pipe.filled(*n as usize);
+            slots.complete(slot, result, None, false)
+        }
+        (Op::SendZeroCopy { .. }, _) => {
+            let result = sends.step(slot, result, more, cqueue::notif(entry.flags()))?;
+            slots.complete(slot, result, None, false)
+        }
         _ => slots.complete(slot, result, lease, more),
     };
     orphan.map(Sequel::Close)
@@ -352,6 +411,15 @@ fn read_entry(file: RawFd, offset: u64, len: u32, buf: &mut Buf) -> squeue::Entr
         Some(index) => opcode::ReadFixed::new(Fd(file), target, len, index).offset(offset).build(),
         None => opcode::Read::new(Fd(file), target, len).offset(offset).build(),
     }
+}
+
+fn fill_entry(file: RawFd, offset: u64, len: usize, pipe: &mut Pipe) -> squeue::Entry {
+    let len = pipe.fillable(len) as u32;
+    pipe.begin_fill();
+    // A negative number would be no place in the file; one that is too large is refused.
+    let offset = i64::try_from(offset).unwrap_or(i64::MAX);
+    let splice = opcode::Splice::new(Fd(file), offset, Fd(pipe.write_end()), -1, len);
+    splice.flags(sys::SPLICE_FLAGS).build()
 }
 
 fn open_how(resolve: Resolve) -> types::OpenHow {
@@ -383,7 +451,8 @@ fn plain_ring(in_flight: usize) -> io_uring::Builder {
     builder
 }
 
-fn require_operations(ring: &IoUring) -> io::Result<()> {
+/// What the kernel can do, which is at least what every reply needs.
+fn require_operations(ring: &IoUring) -> io::Result<Probe> {
     let mut probe = Probe::new();
     ring.submitter().register_probe(&mut probe)?;
     let required = [
@@ -397,7 +466,7 @@ fn require_operations(ring: &IoUring) -> io::Result<()> {
         ("async_cancel", opcode::AsyncCancel::CODE),
     ];
     match required.iter().find(|(_, code)| !probe.is_supported(*code)) {
-        None => Ok(()),
+        None => Ok(probe),
         Some((name, _)) => {
             let text = format!("this kernel's io_uring lacks {name}: 5.19 or newer is needed");
             Err(io::Error::new(io::ErrorKind::Unsupported, text))

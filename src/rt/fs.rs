@@ -11,7 +11,8 @@ use super::residency::BLOCK_LEN;
 use super::{Descriptor, Runtime};
 use crate::driver::buf::Buf;
 use crate::driver::op::{Closing, Op, OpenHow, Resolve};
-use crate::driver::{FileKind, FileStat};
+use crate::driver::pipe::Pipe;
+use crate::driver::{Advice, FileKind, FileStat};
 
 /// An open file or directory, read-only.
 #[derive(Debug)]
@@ -104,6 +105,31 @@ impl File {
             panic!("driver invariant: a read came back without its buffer")
         };
         (completion.result.map(|n| n as usize), buf)
+    }
+
+    /// Moves at most `len` bytes at `offset` into an empty pipe, and no more than [`Pipe::fill_len`]; their pages are resident.
+    /// 0 is the end of the file.
+    ///
+    /// # Errors
+    /// As splice(2); the pipe is still empty.
+    pub fn try_fill(&self, pipe: &mut Pipe, offset: u64, len: usize) -> io::Result<usize> {
+        self.descriptor.runtime.driver().fill_pipe(pipe, self.descriptor.raw, offset, len)
+    }
+
+    /// As [`File::try_fill`], from the disk if need be, on a thread of the kernel. The pipe comes back also with an error, but
+    /// then only to be dropped.
+    pub async fn fill(&self, pipe: Pipe, offset: u64, len: usize) -> (io::Result<usize>, Pipe) {
+        let completion = self.descriptor.runtime.operate(Op::FillPipe { file: self.descriptor.raw, offset, len, pipe }).await;
+        let Some(Op::FillPipe { pipe, .. }) = completion.op else {
+            panic!("driver invariant: a fill came back without its pipe")
+        };
+        (completion.result.map(|n| n as usize), pipe)
+    }
+
+    /// Tells the kernel what is going to happen with `len` bytes at `offset`; 0 for all that follow. Only a hint: where the file
+    /// system can't take it, nothing is different.
+    pub fn advise(&self, offset: u64, len: u64, advice: Advice) {
+        let _ = self.descriptor.runtime.driver().advise(self.descriptor.raw, offset, len, advice);
     }
 
     /// A second descriptor on the same file, for a thread that may block.

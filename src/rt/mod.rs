@@ -22,6 +22,7 @@ use std::time::{Instant, SystemTime};
 use crate::driver::Driver;
 use crate::driver::buf::BufferPool;
 use crate::driver::op::{Closing, Op};
+use crate::driver::pipe::PipePool;
 use crate::driver::slot::{Completion, Owner, Slot};
 
 use self::offload::Offload;
@@ -42,6 +43,7 @@ pub struct Runtime {
     receive_pool: BufferPool,
     transfer_pool: BufferPool,
     residency: RefCell<Residency>,
+    pipe_pool: PipePool,
     now: Cell<Instant>,
 }
 
@@ -51,6 +53,7 @@ impl Runtime {
             receive_pool: driver.receive_pool().clone(),
             transfer_pool: driver.transfer_pool().clone(),
             residency: RefCell::new(Residency::new(driver.now())),
+            pipe_pool: driver.pipe_pool().clone(),
             now: Cell::new(driver.now()),
             driver: RefCell::new(driver),
             timers: RefCell::default(),
@@ -105,6 +108,21 @@ impl Runtime {
     /// The pool that receives pick from.
     pub fn receive_pool(&self) -> &BufferPool {
         &self.receive_pool
+    }
+
+    /// The pipes between files and sockets, each for one high water mark.
+    pub fn pipe_pool(&self) -> &PipePool {
+        &self.pipe_pool
+    }
+
+    /// Whether [`fs::File::fill`] can be carried out here.
+    pub fn supports_ring_splice(&self) -> bool {
+        self.driver.borrow().supports_ring_splice()
+    }
+
+    /// Whether [`net::Socket::send_zero_copy`] can be carried out here (Linux 6.0).
+    pub fn supports_zero_copy_send(&self) -> bool {
+        self.driver.borrow().supports_zero_copy_send()
     }
 
     /// Tasks of this worker.

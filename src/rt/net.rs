@@ -11,6 +11,7 @@ use nix::sys::socket::{AddressFamily, Backlog, SockFlag, SockType, SockaddrStora
 use super::{Descriptor, Runtime};
 use crate::driver::buf::Buf;
 use crate::driver::op::{Closing, Expect, Interest, Op};
+use crate::driver::pipe::Pipe;
 use crate::driver::{More, SocketOption};
 
 /// Connections that the kernel queues for a listener before it refuses more; capped by `net.core.somaxconn`.
@@ -75,6 +76,32 @@ impl Socket {
         self.0.runtime.driver().send_file(self.0.raw, file.raw(), offset, len)
     }
 
+    /// Moves out of a pipe what the socket takes at once; the rest stays in the pipe. 0 if that is empty.
+    ///
+    /// # Errors
+    /// As [`Socket::try_send`].
+    pub fn try_drain(&self, pipe: &mut Pipe, more: More) -> io::Result<usize> {
+        self.0.runtime.driver().drain_pipe(pipe, self.0.raw, more)
+    }
+
+    /// Sends what the socket takes at once of a buffer's bytes behind the first `from`, without copying them, and waits until the
+    /// kernel needs them no more: until the client has acknowledged them, which a cork would delay. The buffer comes back also
+    /// with an error: that is `WouldBlock` when the socket is full, `EOPNOTSUPP` where it can't be done (a Unix socket),
+    /// `ENOMEM` where it can't be done now; else as send(2).
+    pub async fn send_zero_copy(&self, buf: Buf, from: usize) -> (io::Result<usize>, Buf) {
+        let completion = self.0.runtime.operate(Op::SendZeroCopy { socket: self.0.raw, buf, from }).await;
+        let Some(Op::SendZeroCopy { buf, .. }) = completion.op else {
+            panic!("driver invariant: a send came back without its buffer")
+        };
+        (completion.result.map(|n| n as usize), buf)
+    }
+
+    /// While it is on, only full packets leave; switching it off sends the rest (tcp(7), `TCP_CORK`).
+    pub fn cork(&self, on: bool) {
+        // A Unix socket has no packets to fill, and one that has failed says so when it is used.
+        let _ = self.0.runtime.driver().set_option(self.0.raw, SocketOption::Cork(on));
+    }
+
     /// Waits until the socket can take bytes, or has failed.
     pub async fn writable(&self) {
         self.poll_for(Interest::Writable).await;
@@ -97,12 +124,6 @@ impl Socket {
     pub fn reset_on_close(&self) {
         // A socket that can't take the option is gone already.
         let _ = self.0.runtime.driver().set_option(self.0.raw, SocketOption::ResetOnClose);
-    }
-
-    /// Holds packets that are not full back, or lets them go (tcp(7), `TCP_CORK`).
-    pub fn cork(&self, on: bool) {
-        // A Unix socket has no packets, and one that has failed says so at its next use.
-        let _ = self.0.runtime.driver().set_option(self.0.raw, SocketOption::Cork(on));
     }
 
     async fn poll_for(&self, interest: Interest) {

@@ -329,6 +329,10 @@ worker_metrics! {
     receive_buffers_in_use: Gauge;
     /// Transfer buffers, one high water mark each, that are lent out.
     transfer_buffers_in_use: Gauge;
+    /// Pipes that are open, lent out or not.
+    pipes_open: Gauge;
+    /// Pipes that are lent out.
+    pipes_in_use: Gauge;
     /// Tasks that have not finished.
     tasks: Gauge;
     /// Operations that the kernel has yet to complete.

@@ -13,7 +13,7 @@ use std::time::{Duration, SystemTime};
 use super::super::{FileKind, FileStat};
 
 /// The unit of residency, bytes.
-const PAGE_LEN: u64 = 4096;
+pub(super) const PAGE_LEN: u64 = 4096;
 /// How much a read from the disk brings in at least, bytes.
 const READ_AHEAD: u64 = 128 << 10;
 /// `NAME_MAX` and `PATH_MAX`.
@@ -195,6 +195,12 @@ impl File {
     /// Takes a range out of memory.
     pub fn cool(&mut self, range: Range<u64>) {
         self.cold.push(pages(range.start, range.end.saturating_sub(range.start)));
+    }
+
+    /// Takes the pages that lie wholly in this range out of memory; an end of 0 is the end of the file.
+    pub fn forget(&mut self, range: Range<u64>) {
+        let end = if range.end == 0 { self.len.next_multiple_of(PAGE_LEN) } else { range.end };
+        self.cold.push(range.start.div_ceil(PAGE_LEN)..end / PAGE_LEN);
     }
 
     /// Has the disk bring what lies at `offset`, by virtual time `at`.

@@ -15,6 +15,8 @@ use super::super::op::Interest;
 
 /// How many unread bytes a server's side holds before a client's sends are refused.
 const RECEIVE_QUEUE: usize = 64 << 10;
+/// What a full packet carries, bytes.
+const SEGMENT_LEN: usize = 1448;
 /// How many unread bytes a client's side holds, unless [`Client::window`] says otherwise.
 const CLIENT_WINDOW: usize = 256 << 10;
 
@@ -126,11 +128,33 @@ impl ServerSide {
     pub fn get(&self) -> RefMut<'_, Connection> {
         self.0.borrow_mut()
     }
+
+    /// All that was sent up to now, as the client sees it.
+    pub fn sent_so_far(&self) -> Sent {
+        Sent { connection: self.0.clone(), end: self.get().sent }
+    }
+}
+
+/// The bytes that a connection has sent up to some time.
+#[derive(Debug)]
+pub(super) struct Sent {
+    connection: Rc<RefCell<Connection>>,
+    end: u64,
+}
+
+impl Sent {
+    /// Whether the server's kernel needs them no more: the client has taken them, or never will.
+    pub fn is_over(&self) -> bool {
+        let connection = self.connection.borrow();
+        let gone = connection.reset_by_client || connection.reset_by_server || connection.server == Side::Closed;
+        gone || connection.sent - (connection.to_client.len() + connection.corked.len()) as u64 >= self.end
+    }
 }
 
 impl Drop for ServerSide {
     fn drop(&mut self) {
         let mut connection = self.0.borrow_mut();
+        connection.uncork();
         if connection.reset_on_close || !connection.to_server.is_empty() {
             connection.reset_by_server();
         }
@@ -152,6 +176,11 @@ pub(super) struct Connection {
     peer: SocketAddr,
     to_server: VecDeque<u8>,
     to_client: VecDeque<u8>,
+    /// Sent while the socket was corked, and less than a packet.
+    corked: Vec<u8>,
+    is_corked: bool,
+    /// Bytes that were ever sent to the client.
+    sent: u64,
     window: usize,
     client: Side,
     server: Side,
@@ -168,6 +197,9 @@ impl Connection {
             peer,
             to_server: VecDeque::new(),
             to_client: VecDeque::new(),
+            corked: Vec::new(),
+            is_corked: false,
+            sent: 0,
             window: CLIENT_WINDOW,
             client: Side::Open,
             server: Side::Open,
@@ -219,15 +251,31 @@ impl Connection {
     pub fn push(&mut self, bytes: impl Iterator<Item = u8>) {
         if self.client == Side::Closed {
             self.reset_by_client();
-        } else {
-            self.to_client.extend(bytes);
+            return;
         }
+        let before = self.to_client.len() + self.corked.len();
+        self.corked.extend(bytes);
+        let whole_packets = self.corked.len() / SEGMENT_LEN * SEGMENT_LEN;
+        let leave = if self.is_corked { whole_packets } else { self.corked.len() };
+        self.to_client.extend(self.corked.drain(..leave));
+        self.sent += (self.to_client.len() + self.corked.len() - before) as u64;
+    }
+
+    /// The kernel would let go of a packet after 200 ms; here a cork that is forgotten holds it for ever.
+    pub fn cork(&mut self) {
+        self.is_corked = true;
+    }
+
+    pub fn uncork(&mut self) {
+        self.is_corked = false;
+        self.to_client.extend(self.corked.drain(..));
     }
 
     pub fn shutdown_write(&mut self) -> io::Result<()> {
         if self.reset_by_client {
             return Err(errno(libc::ENOTCONN));
         }
+        self.uncork();
         self.server = Side::Finished;
         Ok(())
     }
@@ -255,7 +303,7 @@ impl Connection {
     }
 
     fn room(&self) -> usize {
-        self.window.saturating_sub(self.to_client.len())
+        self.window.saturating_sub(self.to_client.len() + self.corked.len())
     }
 
     fn client_sends(&mut self, bytes: &[u8]) -> usize {

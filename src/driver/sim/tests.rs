@@ -8,7 +8,7 @@ use super::super::op::{Closing, OpenHow};
 use super::super::slot::{Completion, Token};
 use super::*;
 
-const SETUP: Setup = Setup { in_flight: 16, receive_buffers: (4, 64), transfer_buffers: (4, 4096) };
+const SETUP: Setup = Setup { in_flight: 16, receive_buffers: (4, 64), transfer_buffers: (4, 4096), pipes: 2 };
 
 fn open_op(root: RawFd, path: &str, resolve: Resolve) -> Op {
     Op::Open { root, path: std::ffi::CString::new(path).unwrap(), resolve, how: Box::<OpenHow>::default() }
@@ -139,6 +139,107 @@ fn every_fault_happens_and_none_that_was_not_asked_for() {
         "short send",
     ];
     assert_eq!(errors(Faults { read_error: 0.2, ..Faults::ROUGH }), all);
+}
+
+#[test]
+fn every_fault_of_pipes_happens_and_none_that_was_not_asked_for() {
+    let seen = |faults: Faults| {
+        let world = World::new(3, Faults::NONE);
+        world.add_file("file", Content::Rule(1 << 20, |offset| offset as u8));
+        let mut sim = Sim::new(&world, &Setup { transfer_buffers: (1, 16 << 10), ..SETUP });
+        let file = open(&mut sim, "file").unwrap();
+        let listener = world.listen();
+        let client = world.connect(listener);
+        let socket = accept(&mut sim, listener).unwrap();
+        world.set_faults(faults);
+        let mut seen = std::collections::BTreeSet::new();
+        for round in 0..200 {
+            // Its last handle closes all of them, so that each is a new one.
+            sim.pipe_pool = PipePool::new(1, 16 << 10, Box::new(FakePipes(world.clone())));
+            let mut pipe = match sim.pipe_pool.try_take() {
+                Ok(pipe) => pipe.unwrap(),
+                Err(error) => {
+                    seen.insert(format!("open: {:?}", error.raw_os_error()));
+                    continue;
+                }
+            };
+            let wanted = pipe.fill_len();
+            if wanted < 16 << 10 {
+                seen.insert(format!("room for {wanted}"));
+            }
+            let filled = if round % 2 == 0 {
+                let slot = submit(&mut sim, Op::FillPipe { file, offset: 5, len: wanted, pipe });
+                let Completion { result, op: Some(Op::FillPipe { pipe: filled, .. }), .. } = finish(&mut sim, slot)
+                else {
+                    panic!("another operation")
+                };
+                pipe = filled;
+                result.map(|len| len as usize)
+            } else {
+                sim.fill_pipe(&mut pipe, file, 5, wanted)
+            };
+            let drained = filled.as_ref().is_ok().then(|| sim.drain_pipe(&mut pipe, socket, More::No));
+            for (name, whole, result) in [("fill", wanted, Some(filled)), ("drain", wanted, drained)] {
+                seen.extend(match result {
+                    Some(Ok(len)) if len < whole => Some(format!("short {name}")),
+                    Some(Err(error)) => Some(format!("{name}: {:?}", error.raw_os_error())),
+                    _ => None,
+                });
+            }
+            client.take_received();
+        }
+        drop(sim);
+        assert_eq!(world.open_descriptors().pipes, 0);
+        seen.into_iter().collect::<Vec<_>>()
+    };
+    assert_eq!(seen(Faults::SLOW), Vec::<String>::new());
+    let all = ["drain: None", "fill: Some(5)", "open: Some(23)", "room for 4096", "short drain", "short fill"];
+    assert_eq!(seen(Faults { read_error: 0.2, ..Faults::ROUGH }), all);
+}
+
+/// A fill that is to be waited for takes no time of the worker's, and a direct one does.
+#[test]
+fn filling_a_pipe_from_a_cold_page_is_noted_only_where_the_worker_waits() {
+    let world = World::new(0, Faults::NONE);
+    world.add_file("file", Content::Rule(1 << 20, |_| b'x'));
+    world.cool("file", 0..1 << 20);
+    let mut sim = Sim::new(&world, &SETUP);
+    let file = open(&mut sim, "file").unwrap();
+    let pipe = sim.pipe_pool.try_take().unwrap().unwrap();
+    let fill = submit(&mut sim, Op::FillPipe { file, offset: 0, len: 4096, pipe });
+    assert_eq!((finish(&mut sim, fill).result.unwrap(), world.stalls()), (4096, 0));
+    for (offset, stalls) in [(0, 0), (512 << 10, 1)] {
+        let mut pipe = sim.pipe_pool.try_take().unwrap().unwrap();
+        assert_eq!(sim.fill_pipe(&mut pipe, file, offset, 4096).unwrap(), 4096);
+        assert_eq!(world.stalls(), stalls);
+    }
+}
+
+/// A cancellation that comes when the socket has taken the bytes changes nothing.
+#[test]
+fn a_zero_copy_send_that_was_taken_is_acknowledged_or_the_connection_ends() {
+    explore(Faults { late_cancel: 0.5, ..Faults::SLOW }, |world| {
+        for ending in ["taken", "reset", "closed"] {
+            let mut sim = Sim::new(world, &SETUP);
+            let listener = world.listen();
+            let client = world.connect(listener);
+            let socket = accept(&mut sim, listener).unwrap();
+            let mut buf = sim.transfer_pool.try_take().unwrap();
+            buf.append(b"bytes");
+            let slot = submit(&mut sim, Op::SendZeroCopy { socket, buf, from: 0 });
+            sim.turn(Wait::No).unwrap();
+            pass(&mut sim, Duration::from_millis(5));
+            sim.cancel(slot);
+            pass(&mut sim, Duration::from_millis(5));
+            assert_eq!(sim.slots.in_flight(), 1);
+            match ending {
+                "taken" => assert_eq!(client.take_received(), b"bytes"),
+                "reset" => client.reset(),
+                _ => sim.close(socket, Closing::Inline),
+            }
+            assert_eq!(finish(&mut sim, slot).result.unwrap(), 5);
+        }
+    });
 }
 
 #[test]
@@ -408,4 +509,16 @@ fn a_close_before_a_poll_was_given_up_is_a_panic() {
     let socket = accept(&mut sim, listener).unwrap();
     submit(&mut sim, Op::Poll { socket, interest: Interest::HangUp });
     sim.close(socket, Closing::Inline);
+}
+
+#[test]
+#[should_panic(expected = "is closed before its fill")]
+fn a_close_before_a_fill_was_given_up_is_a_panic() {
+    let world = World::new(0, Faults::NONE);
+    world.add_file("file", Content::Bytes(b"content".to_vec()));
+    let mut sim = Sim::new(&world, &SETUP);
+    let file = open(&mut sim, "file").unwrap();
+    let pipe = sim.pipe_pool.try_take().unwrap().unwrap();
+    submit(&mut sim, Op::FillPipe { file, offset: 0, len: 7, pipe });
+    sim.close(file, Closing::Inline);
 }

@@ -14,6 +14,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use super::files::{Content, Directory, File, Node};
 use super::net::{Client, Listener, ServerSide};
+use super::pipes::Queue;
 use super::random::Random;
 
 /// Descriptors start here, far from any real one; see [`World::open_descriptors`] for why none is used twice.
@@ -28,7 +29,7 @@ const TRACE_LINES: usize = 60;
 /// What goes wrong, and how often: probabilities from 0 to 1, and times.
 #[derive(Clone, Copy, Debug)]
 pub struct Faults {
-    /// A receive or read yields less than there is.
+    /// A receive or read yields less than there is, or a pipe is filled with less.
     pub short_read: f64,
     /// A send takes less than there is room for.
     pub short_send: f64,
@@ -36,10 +37,12 @@ pub struct Faults {
     pub full_socket: f64,
     /// A receive finds no buffer although one is free.
     pub no_buffers: f64,
-    /// An accept or open answers `EMFILE`.
+    /// An accept or open answers `EMFILE`, and a new pipe `ENFILE`.
     pub no_descriptors: f64,
     /// A read from a file answers `EIO`.
     pub read_error: f64,
+    /// A new pipe holds two pages, whatever was asked for.
+    pub small_pipes: f64,
     /// An operation that is about to complete does so although it was cancelled.
     pub late_cancel: f64,
     /// Each completion comes up to this long after it could; with that, their order is random.
@@ -57,6 +60,7 @@ impl Faults {
         no_buffers: 0.0,
         no_descriptors: 0.0,
         read_error: 0.0,
+        small_pipes: 0.0,
         late_cancel: 0.0,
         max_latency: Duration::ZERO,
         max_turn: Duration::ZERO,
@@ -74,6 +78,7 @@ impl Faults {
         no_buffers: 0.1,
         no_descriptors: 0.1,
         read_error: 0.0,
+        small_pipes: 0.3,
         late_cancel: 0.5,
         ..Faults::SLOW
     };
@@ -132,6 +137,8 @@ pub struct Descriptors {
     pub files: usize,
     /// Directories.
     pub directories: usize,
+    /// Pipes, each with two descriptors.
+    pub pipes: usize,
 }
 
 impl World {
@@ -254,6 +261,11 @@ impl World {
         self.file(path).borrow_mut().cool(range);
     }
 
+    /// How many of `len` bytes at `offset` are in memory, before the first that is not.
+    pub fn resident(&self, path: &str, offset: u64, len: usize) -> usize {
+        self.file(path).borrow_mut().resident(offset, len, self.elapsed.get())
+    }
+
     /// Makes every later open of the file fail with `EACCES`.
     pub fn deny(&self, path: &str) {
         self.file(path).borrow_mut().denied = true;
@@ -272,15 +284,17 @@ impl World {
     /// What is open now. A number is never used twice, so that every use of one that was closed is noticed; a real kernel
     /// would hand it to a stranger, and the bug would show far from its place.
     pub fn open_descriptors(&self) -> Descriptors {
-        let mut open = Descriptors::default();
+        let (mut open, mut ends) = (Descriptors::default(), 0);
         for descriptor in self.descriptors.borrow().values() {
             match &*descriptor.object {
                 Object::Listener(_) => open.listeners += 1,
                 Object::Socket(_) => open.sockets += 1,
                 Object::Entry(Node::Directory(_)) => open.directories += 1,
                 Object::Entry(Node::File(_) | Node::Fifo(_)) => open.files += 1,
+                Object::Pipe(_) => ends += 1,
             }
         }
+        open.pipes = ends / 2;
         open
     }
 
@@ -334,6 +348,7 @@ pub(super) enum Object {
     Listener(Listener),
     Socket(ServerSide),
     Entry(Node),
+    Pipe(Queue),
 }
 
 #[derive(Debug)]
@@ -365,6 +380,14 @@ impl Object {
         match self {
             Object::Entry(Node::File(file)) => file,
             _ => panic!("sim: {self:?} is no regular file"),
+        }
+    }
+
+    #[track_caller]
+    pub fn pipe(&self) -> &Queue {
+        match self {
+            Object::Pipe(queue) => queue,
+            _ => panic!("sim: {self:?} is no pipe"),
         }
     }
 
@@ -405,9 +428,9 @@ impl World {
         !self.chance(|faults| faults.no_descriptors) && self.descriptors.borrow().len() < self.descriptor_limit.get()
     }
 
-    pub(super) fn add_descriptor(&self, object: Object) -> RawFd {
+    pub(super) fn add_descriptor(&self, object: impl Into<Rc<Object>>) -> RawFd {
         let fd = self.next_descriptor.replace(self.next_descriptor.get() + 1);
-        self.descriptors.borrow_mut().insert(fd, Descriptor { object: Rc::new(object), closing: false });
+        self.descriptors.borrow_mut().insert(fd, Descriptor { object: object.into(), closing: false });
         fd
     }
 

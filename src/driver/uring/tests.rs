@@ -1,6 +1,9 @@
 //! What only the real ring can get wrong; what every driver promises is checked in `driver::contract`.
 
+use std::io::Read;
+use std::net::{TcpListener, TcpStream};
 use std::os::fd::AsRawFd;
+use std::os::unix::net::UnixStream;
 
 use nix::sys::eventfd::{EfdFlags, EventFd};
 
@@ -15,7 +18,7 @@ impl Uring {
     }
 }
 
-const SETUP: Setup = Setup { in_flight: 1, receive_buffers: (1, 4096), transfer_buffers: (2, 4096) };
+const SETUP: Setup = Setup { in_flight: 1, receive_buffers: (1, 4096), transfer_buffers: (2, 4096), pipes: 2 };
 
 fn readable() -> EventFd {
     EventFd::from_value_and_flags(1, EfdFlags::EFD_CLOEXEC).unwrap()
@@ -77,6 +80,69 @@ fn buffers_that_cannot_be_registered_are_read_into_all_the_same() {
         let completion = driver.next_event().unwrap().completion;
         let Some(Op::Read { buf, .. }) = completion.op else { panic!("another operation") };
         assert_eq!((completion.result.unwrap(), &*buf), (4, &b"tent"[..]));
+    }
+}
+
+/// A zero-copy send of `bytes`, to its end.
+#[track_caller]
+fn send_zero_copy(driver: &mut Uring, socket: RawFd, bytes: &[u8]) -> io::Result<u32> {
+    let mut buf = driver.transfer_pool().try_take().unwrap();
+    buf.append(bytes);
+    driver.submit(Op::SendZeroCopy { socket, buf, from: 0 }, Owner::Worker(Token(0)));
+    turn_until(driver, |driver| driver.slots.events() > 0);
+    driver.next_event().unwrap().completion.result
+}
+
+#[test]
+fn buffers_that_cannot_be_registered_are_sent_from_all_the_same() {
+    let others = BufferPool::new(1, 4096).unwrap();
+    let ring = build_ring(SETUP.in_flight).unwrap();
+    register_buffers(&ring, &others);
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let mut client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+    let (server, _) = listener.accept().unwrap();
+    for mut driver in [Uring::with_ring(ring, &SETUP).unwrap(), Uring::new(&SETUP).unwrap()] {
+        assert!(driver.supports_zero_copy_send() && driver.supports_ring_splice());
+        assert_eq!(send_zero_copy(&mut driver, server.as_raw_fd(), b"content").unwrap(), 7);
+        let mut received = [0; 7];
+        client.read_exact(&mut received).unwrap();
+        assert_eq!(&received, b"content");
+    }
+}
+
+/// What callers fall back from.
+#[test]
+fn a_unix_socket_takes_neither_a_zero_copy_send_nor_a_cork() {
+    let mut driver = Uring::new(&SETUP).unwrap();
+    let (socket, _other) = UnixStream::pair().unwrap();
+    let refused = [
+        send_zero_copy(&mut driver, socket.as_raw_fd(), b"x").map(|_| ()),
+        driver.set_option(socket.as_raw_fd(), SocketOption::Cork(true)),
+    ];
+    assert_eq!(refused.map(|result| result.unwrap_err().raw_os_error()), [Some(libc::EOPNOTSUPP); 2]);
+    assert_eq!(driver.transfer_pool().in_use(), 0);
+}
+
+/// Why a file may be closed when a fill from it was given up: by then its number may be another's.
+#[test]
+fn a_fill_takes_no_bytes_from_a_socket_or_a_pipe() {
+    let mut driver = Uring::new(&SETUP).unwrap();
+    let (mut ours, mut theirs) = UnixStream::pair().unwrap();
+    let (mut reader, mut writer) = std::io::pipe().unwrap();
+    for stream in [&mut theirs as &mut dyn std::io::Write, &mut writer] {
+        stream.write_all(b"x").unwrap();
+    }
+    for file in [ours.as_raw_fd(), reader.as_raw_fd()] {
+        let pipe = driver.pipe_pool().try_take().unwrap().unwrap();
+        driver.submit(Op::FillPipe { file, offset: 0, len: 1, pipe }, Owner::Worker(Token(0)));
+        turn_until(&mut driver, |driver| driver.slots.events() > 0);
+        let error = driver.next_event().unwrap().completion.result.unwrap_err().raw_os_error();
+        assert!(matches!(error, Some(libc::ESPIPE | libc::EINVAL)), "{error:?}");
+    }
+    for stream in [&mut ours as &mut dyn Read, &mut reader] {
+        let mut byte = [0];
+        stream.read_exact(&mut byte).unwrap();
+        assert_eq!(&byte, b"x");
     }
 }
 
