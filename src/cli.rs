@@ -146,6 +146,9 @@ struct Flags {
     /// What talks to the kernel: auto or uring [default: auto]
     #[arg(long, value_name = "auto|uring")]
     driver: Option<String>,
+    /// How bytes of files reach a socket: auto, sendfile, splice, ring-splice, read or send-zc [default: auto]
+    #[arg(long, value_name = "PATH")]
+    send_path: Option<String>,
 }
 
 /// Looks up an environment variable.
@@ -178,6 +181,7 @@ impl Flags {
             access_log: one("access-log", &self.access_log)?.map(|given| given.parse()).transpose()?,
             log_format: one("log-format", &self.log_format)?.map(|given| given.parse()).transpose()?,
             driver: one("driver", &self.driver)?.map(|given| given.parse()).transpose()?,
+            send_path: one("send-path", &self.send_path)?.map(|given| given.parse()).transpose()?,
         })
     }
 
@@ -351,6 +355,7 @@ mod tests {
         access_log = \"site.log\"
         log_format = \"json\"
         driver = \"auto\"
+        send_path = \"read\"
         [limits]
         high_water_mark = \"32KiB\"
         [[route]]
@@ -401,6 +406,7 @@ mod tests {
         ("access-log", |c| c.access_log.to_string(), "@/site.log", ("off", "off"), ("-", "-")),
         ("log-format", |c| c.log_format.to_string(), "json", ("text", "text"), ("json", "json")),
         ("driver", |c| c.driver.to_string(), "auto", ("uring", "uring"), ("auto", "auto")),
+        ("send-path", |c| c.send_path.to_string(), "read", ("splice", "splice"), ("auto", "auto")),
     ];
 
     fn shown(addresses: &[ListenAddress]) -> Vec<String> {
@@ -590,7 +596,7 @@ mod tests {
 # beside it in the kernel, at most: 4.9 GiB
 #   worker, 2 times
 #     send queues              2.4 GiB  10000 × 256.0 KiB
-#     pipes                   80.0 KiB  16 × 5.0 KiB
+#     pipes                  160.0 KiB  16 × 10.0 KiB
 ";
         assert_eq!(ceiling(&config.limits.memory_ceiling(2)), expected);
     }

@@ -127,6 +127,10 @@ limits! {
 impl Limits {
     /// Up to this many bytes of a file go out with the head as one send: below it copying is cheaper than sendfile(2).
     pub const SMALL_REPLY_LEN: usize = 8 << 10;
+    /// The most bytes that a long transfer moves in a turn while short replies go out beside it.
+    pub const TURN_BESIDE_QUICK: usize = 64 << 10;
+    /// For how long a short reply counts as a sign that there are more of them.
+    pub const QUICK_FOR: Duration = Duration::from_millis(5);
     /// Places for replies that are known by their request's bytes. A power of two.
     pub const KNOWN_REPLIES: usize = 1024;
     /// Bytes of a request whose reply may be known; a longer one is parsed each time.
@@ -601,8 +605,8 @@ mod tests {
         let worker =
             4 * MIB + 256 * 16 * KIB + 64 * 512 * KIB + 100 * 512 + 100 * (8 + 2 * 32 + 16) * KIB + 2 * 16 * MIB;
         assert_eq!(ceiling.bytes(), 8 * MIB + MIB + 2 * 10_000 * KIB + 2 * worker);
-        // 64 pages and one more, rounded up to 128 places.
-        assert_eq!(ceiling.kernel_bytes(), 2 * (100 * 2 * 128 * KIB + 16 * 128 * 40));
+        // 128 pages and one more, rounded up to 256 places.
+        assert_eq!(ceiling.kernel_bytes(), 2 * (100 * 2 * 128 * KIB + 16 * 256 * 40));
     }
 
     #[test]

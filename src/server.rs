@@ -307,6 +307,7 @@ impl Handle {
             ("workers", old.workers == config.workers),
             ("access_log", old.access_log == config.access_log && old.log_format == config.log_format),
             ("driver", old.driver == config.driver),
+            ("send_path", old.send_path == config.send_path),
             ("[limits]", old.limits == config.limits),
         ];
         for (name, _) in fixed.iter().filter(|(_, same)| !same) {
@@ -422,7 +423,8 @@ impl WorkerSeat {
     fn agent(self, runtime: &Rc<Runtime>) -> WorkerAgent {
         let WorkerSeat { index, listeners, admin, shared, .. } = self;
         let metrics = shared.metrics.worker(index).clone();
-        let worker = Worker::new(runtime, shared.config.limits.clone(), metrics, shared.access_log.clone());
+        let (limits, send_path) = (shared.config.limits.clone(), shared.config.send_path);
+        let worker = Worker::new(runtime, limits, metrics, shared.access_log.clone(), send_path);
         let connections = Connections::new(&worker);
         let routes = lock(&shared.routes).clone();
         let handler = routes.make(&worker);

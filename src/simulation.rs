@@ -150,7 +150,7 @@ impl Server {
         let offload = Offload::start(0, 1).expect("no threads");
         let runtime = Runtime::new(driver, Tasks::new().expect("an eventfd"), offload);
         let entered = runtime.enter();
-        let worker = Worker::new(&runtime, limits.clone(), Arc::default(), None);
+        let worker = Worker::new(&runtime, limits.clone(), Arc::default(), None, crate::config::SendPath::Auto);
         let connections = Connections::new(&worker);
         let listener = world.listen();
         connections.add_gate(listener, true, routes.make(&worker));

@@ -79,7 +79,7 @@ impl Section {
     pub(super) fn keys(self) -> Vec<&'static str> {
         match self {
             Section::Top => vec!["server", "limits", "route"],
-            Section::Server => vec!["listen", "admin", "workers", "access_log", "log_format", "driver"],
+            Section::Server => vec!["listen", "admin", "workers", "access_log", "log_format", "driver", "send_path"],
             Section::Limits => Limits::SPECS.iter().map(|spec| spec.key).collect(),
             Section::Route => vec!["host", "prefix", "media"],
             Section::Media => {
@@ -148,6 +148,7 @@ fn server(value: &Value<'_>, dir: &Path, config: &mut Config) -> Result<(), Wron
     set(&mut config.access_log, table.leaf("access_log", access_log)?);
     set(&mut config.log_format, table.leaf("log_format", parsed)?);
     set(&mut config.driver, table.leaf("driver", parsed)?);
+    set(&mut config.send_path, table.leaf("send_path", parsed)?);
     Ok(())
 }
 
@@ -488,6 +489,10 @@ mod tests {
         let refusal = "site.toml:2: workers: a string stands here: write a whole number";
         check_refused("[server]\nworkers = \"2\"", refusal);
         check_refused("server.workers = 0", "site.toml:1: workers: `0` workers is out of bounds: write 1 to 1024");
+        check_refused(
+            "server.send_path = \"mmap\"",
+            "site.toml:1: send_path: `mmap` is not a send path: write one of auto, sendfile, splice, ring-splice, read, send-zc",
+        );
         check_refused("server.driver = \"epoll\"", "site.toml:1: driver: `epoll` is not a driver: write auto or uring");
         let refusal = "site.toml:1: log_format: `xml` is not a log format: write text or json";
         check_refused("server.log_format = \"xml\"", refusal);

@@ -42,6 +42,8 @@ pub struct Config {
     pub log_format: LogFormat,
     /// Which driver talks to the kernel. Default: the best one that the kernel has.
     pub driver: DriverKind,
+    /// How the bytes of files reach a socket. Default: by what is cheapest.
+    pub send_path: SendPath,
     /// Every bound.
     pub limits: Limits,
     /// Which handler answers what; the longest prefix of a request's host wins. Default: none, as an embedder adds its own.
@@ -57,6 +59,7 @@ impl Default for Config {
             access_log: AccessLog::Off,
             log_format: LogFormat::Text,
             driver: DriverKind::Auto,
+            send_path: SendPath::Auto,
             limits: Limits::default(),
             routes: Vec::new(),
         }
@@ -213,6 +216,52 @@ impl fmt::Display for DriverKind {
     }
 }
 
+/// How the bytes of files that are not small reach a socket. All but `auto` are there to be measured.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SendPath {
+    /// What is cheapest on the machines that it was measured on; today the same as `sendfile`: `auto`.
+    Auto,
+    /// sendfile(2), once the pages are in the page cache: `sendfile`.
+    Sendfile,
+    /// splice(2) through a pooled pipe, once the pages are in the page cache: `splice`.
+    Splice,
+    /// File to pipe on a thread of the kernel, pipe to socket at once: `ring-splice`.
+    RingSplice,
+    /// Read through the ring into a transfer buffer, and sent from there: `read`.
+    Read,
+    /// As `read`, and sent without a copy (`IORING_OP_SEND_ZC`); a buffer waits for the client's acknowledgement: `send-zc`.
+    SendZc,
+}
+
+/// Each with its name.
+const SEND_PATHS: [(SendPath, &str); 6] = [
+    (SendPath::Auto, "auto"),
+    (SendPath::Sendfile, "sendfile"),
+    (SendPath::Splice, "splice"),
+    (SendPath::RingSplice, "ring-splice"),
+    (SendPath::Read, "read"),
+    (SendPath::SendZc, "send-zc"),
+];
+
+impl FromStr for SendPath {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self, Error> {
+        let named = SEND_PATHS.iter().find(|(_, name)| *name == text).map(|(path, _)| *path);
+        named.ok_or_else(|| {
+            let names = SEND_PATHS.map(|(_, name)| name).join(", ");
+            Error::operator(format!("`{text}` is not a send path: write one of {names}"))
+        })
+    }
+}
+
+impl fmt::Display for SendPath {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let name = SEND_PATHS.iter().find(|(path, _)| path == self).map_or("", |(_, name)| name);
+        f.write_str(name)
+    }
+}
+
 /// What lies above the file: flags, or the environment. `None` leaves what is beneath.
 #[derive(Clone, Debug, Default)]
 pub struct Overrides {
@@ -236,6 +285,8 @@ pub struct Overrides {
     pub log_format: Option<LogFormat>,
     /// In place of [`Config::driver`].
     pub driver: Option<DriverKind>,
+    /// In place of [`Config::send_path`].
+    pub send_path: Option<SendPath>,
 }
 
 impl Overrides {
@@ -244,6 +295,7 @@ impl Overrides {
         replace(&mut config.limits.high_water_mark, &self.high_water_mark);
         replace(&mut config.log_format, &self.log_format);
         replace(&mut config.driver, &self.driver);
+        replace(&mut config.send_path, &self.send_path);
         self.apply_places(config).map_err(Error::operator)?;
         match &self.root {
             Some(root) => {
@@ -470,6 +522,7 @@ mod tests {
         config.workers = NonZero::new(9).unwrap();
         config.access_log = AccessLog::File(PathBuf::from("/var/log/new\nline.log"));
         (config.log_format, config.driver) = (LogFormat::Json, DriverKind::Uring);
+        config.send_path = SendPath::RingSplice;
         for spec in Limits::SPECS {
             spec.set(&mut config.limits, *spec.span.start()).unwrap();
         }

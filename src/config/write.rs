@@ -36,6 +36,7 @@ fn server(out: &mut Writer, config: &Config) {
     out.key("access_log", string(&config.access_log.to_string()));
     out.key("log_format", string(&config.log_format.to_string()));
     out.key("driver", string(&config.driver.to_string()));
+    out.key("send_path", string(&config.send_path.to_string()));
 }
 
 fn route(out: &mut Writer, route: &RouteConfig) {

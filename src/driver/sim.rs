@@ -318,6 +318,7 @@ impl Sim {
             return Err(errno(libc::EIO));
         }
         let len = file.available(*offset, (*len as usize).min(buf.spare_len()));
+        file.arrive(*offset, len, self.world.elapsed());
         file.bring(*offset, len, self.world.elapsed());
         let len = self.world.perhaps_less(len, |faults| faults.short_read);
         buf.spare_mut().iter_mut().zip(file.bytes(*offset, len)).for_each(|(to, byte)| *to = byte);

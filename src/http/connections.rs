@@ -312,6 +312,7 @@ impl Connections {
         match send::known(worker, &socket, &known) {
             Repeated::Whole => {
                 worker.count_answer(known.status);
+                worker.note_quick();
                 // Before the next receive, which may need just this buffer.
                 drop(request);
                 match known.persistence {

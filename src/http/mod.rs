@@ -17,6 +17,7 @@ pub(crate) mod connections;
 mod exchange;
 mod known;
 mod pace;
+mod region;
 mod request;
 mod response;
 mod send;
@@ -25,12 +26,13 @@ mod wire;
 use std::cell::Cell;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use futures_util::future::LocalBoxFuture;
 use http::StatusCode;
 
 use self::known::KnownReplies;
+use crate::config::SendPath;
 use crate::limits::Limits;
 use crate::proto::http1::encode;
 use crate::rt::Runtime;
@@ -101,10 +103,14 @@ pub struct Worker {
     pub metrics: Arc<WorkerMetrics>,
     /// Where replies are logged, if anywhere.
     pub access_log: Option<AccessLog>,
+    /// How bytes of files reach a socket.
+    pub send_path: SendPath,
     /// Entries that the open-file caches of all its routes may hold.
     pub open_files: Budget,
     /// Bytes of small files that they may keep in memory.
     pub hot_files: Budget,
+    /// When a reply last went out whole at once.
+    quick: Cell<Option<Instant>>,
     /// Replies to requests that have come before.
     known_replies: KnownReplies,
     draining: Cell<bool>,
@@ -118,13 +124,27 @@ impl Worker {
         limits: Limits,
         metrics: Arc<WorkerMetrics>,
         access_log: Option<AccessLog>,
+        send_path: SendPath,
     ) -> Rc<Self> {
         let runtime = runtime.clone();
         let date = Cell::new((0, encode::http_date(0)));
         let (open_files, hot_files) = (Budget::new(limits.open_files), Budget::new(limits.hot_files));
         let draining = Cell::new(false);
         let known_replies = KnownReplies::new();
-        Rc::new(Worker { runtime, limits, metrics, access_log, open_files, hot_files, known_replies, draining, date })
+        let quick = Cell::new(None);
+        Rc::new(Worker {
+            runtime,
+            limits,
+            metrics,
+            access_log,
+            open_files,
+            hot_files,
+            known_replies,
+            quick,
+            send_path,
+            draining,
+            date,
+        })
     }
 
     /// Whether the server is going away: replies say `Connection: close`.
@@ -138,6 +158,20 @@ impl Worker {
         if status == StatusCode::PARTIAL_CONTENT {
             self.metrics.ranges.increment();
         }
+    }
+
+    /// Notes a reply that went out whole at once.
+    fn note_quick(&self) {
+        self.quick.set(Some(self.runtime.now()));
+    }
+
+    /// How many bytes a long transfer moves in a turn: a high water mark, or a part of it while there are others in this worker
+    /// whose replies are short, because each turn of each transfer is a time that they wait.
+    fn turn_len(&self) -> u64 {
+        let mark = self.limits.high_water_mark as u64;
+        let now = self.runtime.now();
+        let has_quick = self.quick.get().is_some_and(|at| now.saturating_duration_since(at) < Limits::QUICK_FOR);
+        if has_quick { mark.min(Limits::TURN_BESIDE_QUICK as u64) } else { mark }
     }
 
     /// The Date field's value for now, made once a second.

@@ -4,12 +4,11 @@
 //! |---|---|
 //! | bytes | head and body as one send, joined in a buffer up to `SMALL_REPLY_LEN`, else as two pieces |
 //! | a file region up to `SMALL_REPLY_LEN`, resident | head and body in one buffer, one send |
-//! | a larger region, resident | sendfile(2), one high water mark, then the next connection has its turn |
-//! | a larger region, cold | read through the ring into a transfer buffer, then sent; the worker does not wait |
+//! | a larger region | by the `send_path`, one high water mark a turn (see [`super::region`]) |
 //! | a stream | item by item, each asked for when the socket can take more |
 //!
-//! Whether a region is resident is probed (`RWF_NOWAIT`), never assumed. What a full socket did not take of a transfer buffer
-//! is dropped with the buffer and sent again from the page cache, so that no buffer waits for a client.
+//! More than a turn goes out corked: the end of every turn would else leave as a packet of its own, which costs an eighth of the
+//! whole. What fits into one turn and is in the page cache is sent with the head at once, without a future.
 
 use std::io;
 use std::pin::pin;
@@ -23,13 +22,16 @@ use super::Worker;
 use super::body::{Body, FileRegion, Segment};
 use super::known::Known;
 use super::pace::Pace;
+use super::region::Turns;
 use super::wire::{Broken, Wire};
+use crate::config::SendPath;
 use crate::driver::More;
 use crate::driver::buf::Buf;
 use crate::error::Error;
 use crate::limits::Limits;
 use crate::proto::http1::chunked::{CHUNK_END, ChunkHead, LAST_CHUNK};
 use crate::proto::http1::encode::Payload;
+use crate::proto::range::ByteRange;
 use crate::rt::net::Socket;
 use crate::rt::yield_now;
 
@@ -59,7 +61,10 @@ impl From<Broken> for Unsent {
 /// See [`Unsent`].
 pub(super) async fn reply(wire: &Wire, head: &[u8], body: Body, payload: Payload) -> Result<(), Unsent> {
     match at_once(wire, head, &body)? {
-        Sent::Whole => Ok(()),
+        Sent::Whole => {
+            wire.worker.note_quick();
+            Ok(())
+        }
         Sent::Part(sent) => Box::pin(rest(wire, head, body, payload, sent)).await,
     }
 }
@@ -86,8 +91,8 @@ fn at_once(wire: &Wire, head: &[u8], body: &Body) -> Result<Sent, Unsent> {
         }
         Body::File(region) => match small_file(wire, head, region) {
             Some(buf) => (wire.try_send(&buf, More::No), buf.len()),
-            None if region.range.len() > wire.worker.limits.high_water_mark as u64 => return Ok(Sent::Part(0)),
-            None => return one_turn(wire, head, region),
+            None if goes_at_once(&wire.worker, region) => return one_turn(wire, head, region),
+            None => return Ok(Sent::Part(0)),
         },
         Body::Segments(_) | Body::Stream { .. } => return Ok(Sent::Part(0)),
     };
@@ -102,6 +107,12 @@ fn taken(result: io::Result<usize>) -> Result<usize, Unsent> {
         Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(0),
         result => result.map_err(|_| Broken::Gone.into()),
     }
+}
+
+/// Whether a region is one turn, and goes out by sendfile.
+fn goes_at_once(worker: &Worker, region: &FileRegion) -> bool {
+    region.range.len() <= worker.limits.high_water_mark as u64
+        && matches!(worker.send_path, SendPath::Auto | SendPath::Sendfile)
 }
 
 /// Sends the head, and behind it a region of one turn, if it is resident.
@@ -144,8 +155,7 @@ pub(super) fn known(worker: &Worker, socket: &Socket, known: &Known) -> Repeated
         return if sent == bytes.len() { Repeated::Whole } else { Repeated::Part { region: None, sent } };
     };
     let len = region.range.len();
-    let is_one_turn = len <= worker.limits.high_water_mark as u64;
-    if !is_one_turn || !region.file.is_resident(region.range.start, len as usize).unwrap_or(false) {
+    if !goes_at_once(worker, &region) || !region.file.is_resident(region.range.start, len as usize).unwrap_or(false) {
         return Repeated::NotNow;
     }
     let mut sent = socket.try_send(bytes, before(len == 0)).unwrap_or(0);
@@ -195,8 +205,9 @@ pub(super) async fn rest(wire: &Wire, head: &[u8], body: Body, payload: Payload,
     let mut sending =
         Sending { wire, pace: Pace::new(wire.worker.limits.reply_min_rate, wire.worker.limits.rate_grace) };
     let (head, of_body) = (&head[sent.min(head.len())..], sent.saturating_sub(head.len()));
-    // In pieces of a turn each, the end of every turn would leave as a packet of its own: an eighth of the whole cost.
-    let in_turns = matches!(body, Body::File(_) | Body::Segments(_))
+    // A buffer that is sent uncopied comes back with the acknowledgement, which a cork would delay.
+    let in_turns = wire.worker.send_path != SendPath::SendZc
+        && matches!(body, Body::File(_) | Body::Segments(_))
         && body.len().is_some_and(|len| len - of_body as u64 > wire.worker.limits.high_water_mark as u64);
     if in_turns {
         wire.socket.cork(true);
@@ -278,17 +289,11 @@ impl Sending<'_> {
 
     /// A region of any length, one high water mark a turn.
     async fn region(&mut self, region: FileRegion) -> Result<(), Unsent> {
-        let mark = self.wire.worker.limits.high_water_mark as u64;
-        let FileRegion { file, range } = &region;
-        let mut offset = range.start;
-        while offset < range.end {
-            let turn = (range.end - offset).min(mark) as usize;
-            let sent = if file.is_resident(offset, turn).map_err(failed_read)? {
-                self.wire.socket.try_send_file(file, offset, turn)
-            } else {
-                self.cold_turn(&region, offset, turn).await?
-            };
-            match sent {
+        let ByteRange { start: mut offset, end } = region.range;
+        let mut turns = Turns::new(self.wire, &region);
+        while offset < end {
+            let turn = (end - offset).min(self.wire.worker.turn_len()) as usize;
+            match turns.turn(offset, turn).await? {
                 Ok(0) => return Err(Unsent::Truncated),
                 Ok(sent) => {
                     offset += sent as u64;
@@ -296,7 +301,7 @@ impl Sending<'_> {
                     self.pace.moved(sent as u64);
                     if sent < turn {
                         self.wire.writable(&mut self.pace).await?;
-                    } else if offset < range.end {
+                    } else if offset < end {
                         yield_now().await;
                     }
                 }
@@ -305,18 +310,6 @@ impl Sending<'_> {
             }
         }
         Ok(())
-    }
-
-    /// Reads a turn from the disk and sends what the socket takes of it.
-    async fn cold_turn(&self, region: &FileRegion, offset: u64, len: usize) -> Result<io::Result<usize>, Unsent> {
-        self.wire.worker.metrics.cold_reads.increment();
-        let buf = self.wire.runtime().transfer_pool().acquire().await;
-        let (read, buf) = region.file.read(offset, len, buf).await;
-        match read {
-            Ok(0) => Ok(Ok(0)),
-            Ok(_) => Ok(self.wire.try_send(&buf, More::No)),
-            Err(error) => Err(failed_read(error)),
-        }
     }
 
     async fn stream(
@@ -379,7 +372,7 @@ fn count(wire: &Wire, sent: usize) {
     wire.worker.metrics.bytes_sent.add(sent as u64);
 }
 
-fn failed_read(error: io::Error) -> Unsent {
+pub(super) fn failed_read(error: io::Error) -> Unsent {
     Unsent::Failed(Error::server("a file can't be read").because(error))
 }
 

@@ -14,6 +14,9 @@ use crate::driver::op::{Closing, Op, OpenHow, Resolve};
 use crate::driver::pipe::Pipe;
 use crate::driver::{Advice, FileKind, FileStat};
 
+/// Distance of the pages that are looked at where others are still coming, in bytes.
+const ARRIVAL_STEP: usize = 16 << 10;
+
 /// An open file or directory, read-only.
 #[derive(Debug)]
 pub struct File {
@@ -86,6 +89,20 @@ impl File {
         Ok(true)
     }
 
+    /// As [`File::is_resident`], of a region that was cold a moment ago: its parts may come in any order, so it is looked at in
+    /// smaller steps.
+    ///
+    /// # Errors
+    /// As preadv2(2).
+    pub fn has_come(&self, offset: u64, len: usize) -> io::Result<bool> {
+        for at in (0..len).step_by(ARRIVAL_STEP) {
+            if !self.has_page(offset + at as u64)? {
+                return Ok(false);
+            }
+        }
+        self.is_resident(offset, len)
+    }
+
     fn has_page(&self, offset: u64) -> io::Result<bool> {
         match self.read_resident(offset, &mut [0]) {
             Ok(read) => Ok(read > 0),
@@ -119,7 +136,8 @@ impl File {
     /// As [`File::try_fill`], from the disk if need be, on a thread of the kernel. The pipe comes back also with an error, but
     /// then only to be dropped.
     pub async fn fill(&self, pipe: Pipe, offset: u64, len: usize) -> (io::Result<usize>, Pipe) {
-        let completion = self.descriptor.runtime.operate(Op::FillPipe { file: self.descriptor.raw, offset, len, pipe }).await;
+        let completion =
+            self.descriptor.runtime.operate(Op::FillPipe { file: self.descriptor.raw, offset, len, pipe }).await;
         let Some(Op::FillPipe { pipe, .. }) = completion.op else {
             panic!("driver invariant: a fill came back without its pipe")
         };

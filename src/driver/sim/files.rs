@@ -203,6 +203,13 @@ impl File {
         self.cold.push(range.start.div_ceil(PAGE_LEN)..end / PAGE_LEN);
     }
 
+    /// A read has ended: what the disk was bringing of these bytes has come, with all that it was asked for in the same breath.
+    pub fn arrive(&mut self, offset: u64, len: usize, now: Duration) {
+        let read = pages(offset, len as u64);
+        let requests = self.coming.iter_mut().filter(|(_, pages)| pages.start < read.end && read.start < pages.end);
+        requests.for_each(|(at, _)| *at = now.min(*at));
+    }
+
     /// Has the disk bring what lies at `offset`, by virtual time `at`.
     pub fn bring(&mut self, offset: u64, len: usize, at: Duration) {
         self.coming.push((at, pages(offset, READ_AHEAD.max(len as u64))));

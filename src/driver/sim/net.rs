@@ -256,7 +256,9 @@ impl Connection {
         let before = self.to_client.len() + self.corked.len();
         self.corked.extend(bytes);
         let whole_packets = self.corked.len() / SEGMENT_LEN * SEGMENT_LEN;
-        let leave = if self.is_corked { whole_packets } else { self.corked.len() };
+        // Part of a packet is held back for more to come, which can't come when the window is full.
+        let is_held = self.is_corked && self.to_client.len() + self.corked.len() < self.window;
+        let leave = if is_held { whole_packets } else { self.corked.len() };
         self.to_client.extend(self.corked.drain(..leave));
         self.sent += (self.to_client.len() + self.corked.len() - before) as u64;
     }

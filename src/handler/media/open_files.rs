@@ -457,7 +457,7 @@ mod tests {
             let offload = Offload::start(0, 1).expect("no threads");
             let runtime = Runtime::new(driver, Tasks::new().expect("an eventfd"), offload);
             let entered = runtime.enter();
-            let worker = Worker::new(&runtime, limits, Arc::default(), None);
+            let worker = Worker::new(&runtime, limits, Arc::default(), None, crate::config::SendPath::Auto);
             let shared = Shared::of(&worker);
             let routes = [(); 2].map(|()| Rc::new(OpenFiles::new(Path::new("/"), &worker, &shared)));
             Stage { world: world.clone(), worker, routes, turns: Turns::new(&runtime), _entered: entered }
