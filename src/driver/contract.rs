@@ -64,6 +64,7 @@ on_every_driver! {
     paths_stay_beneath_their_directory,
     a_connection_ends_as_it_was_told,
     a_file_region_ends_at_the_end_of_the_file,
+    a_pacing_rate_is_kept_until_it_is_lifted,
 }
 
 /// How long the driver's clock may run before a scenario fails.
@@ -457,6 +458,23 @@ fn a_connection_ends_as_it_was_told(mut stage: Stage) {
     stage.turn_until("a reset, because bytes were not read", |_| unread_peer.end() == End::Reset);
 }
 
+fn a_pacing_rate_is_kept_until_it_is_lifted(mut stage: Stage) {
+    let (socket, mut peer) = stage.connection();
+    assert_eq!(stage.max_pacing_rate(socket, &peer), u64::MAX);
+    // More than 32 bits hold.
+    for rate in [2 << 20, 5 << 32, u64::MAX] {
+        stage.driver.set_option(socket, SocketOption::MaxPacingRate(rate)).unwrap();
+        assert_eq!(stage.max_pacing_rate(socket, &peer), rate);
+    }
+    stage.driver.set_option(socket, SocketOption::MaxPacingRate(1 << 20)).unwrap();
+    assert_eq!(stage.driver.send(socket, b"paced", More::No).unwrap(), 5);
+    let mut received = Vec::new();
+    stage.turn_until("a paced byte is still a byte", |_| {
+        received.extend(peer.take());
+        received == b"paced"
+    });
+}
+
 fn a_file_region_ends_at_the_end_of_the_file(mut stage: Stage) {
     stage.add_file("file", b"0123456789");
     let file = stage.open("file").unwrap();
@@ -680,6 +698,14 @@ impl Stage {
         self.close_listener(listener);
         self.turn_until("the listener is closed", |stage| stage.driver.slots().in_flight() == 0);
         (event.completion.result.unwrap() as RawFd, peer)
+    }
+
+    /// What the kernel holds a socket to, in bytes a second.
+    fn max_pacing_rate(&self, socket: RawFd, peer: &Peer) -> u64 {
+        match peer {
+            Peer::Real { .. } => super::sys::max_pacing_rate(socket).unwrap(),
+            Peer::Fake(client) => client.max_pacing_rate(),
+        }
     }
 
     fn submit(&mut self, op: Op) -> Slot {

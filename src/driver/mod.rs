@@ -105,6 +105,9 @@ pub enum SocketOption {
     NotSentLowWater(u32),
     /// `SO_LINGER` of zero: closing resets the connection, so that a broken reply can't pass for a whole one.
     ResetOnClose,
+    /// `SO_MAX_PACING_RATE`: the most bytes a second that the kernel sends from now on, those in the send queue included
+    /// (socket(7)); `u64::MAX` is no bound. A Unix socket takes it, and nothing follows.
+    MaxPacingRate(u64),
 }
 
 /// Counts since the driver was made.

@@ -547,8 +547,10 @@ impl Driver for Sim {
     #[track_caller]
     fn set_option(&mut self, socket: RawFd, option: SocketOption) -> io::Result<()> {
         let object = self.world.object(socket);
-        if option == SocketOption::ResetOnClose {
-            object.socket().get().reset_on_close = true;
+        match option {
+            SocketOption::NoDelay | SocketOption::NotSentLowWater(_) => {}
+            SocketOption::ResetOnClose => object.socket().get().reset_on_close = true,
+            SocketOption::MaxPacingRate(rate) => object.socket().get().max_pacing_rate = rate,
         }
         Ok(())
     }
