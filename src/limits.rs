@@ -190,6 +190,12 @@ impl Limits {
         self.high_water_mark.min(Limits::NOTSENT_LOWAT)
     }
 
+    /// The least that a reply may be held to, in bytes a second: a client that takes it as fast as it is sent has to stay
+    /// clear of the minimum rate.
+    pub fn least_paced_rate(&self) -> u64 {
+        self.reply_min_rate.saturating_mul(2)
+    }
+
     /// The most user memory that a server with these limits and this many workers takes, term by term.
     pub fn memory_ceiling(&self, workers: usize) -> MemoryCeiling {
         // A head, its copy for the access log, and what has come behind it.

@@ -16,6 +16,7 @@ mod budget;
 pub(crate) mod connections;
 mod exchange;
 mod pace;
+mod pacing;
 mod request;
 mod response;
 mod send;
@@ -36,6 +37,7 @@ use crate::telemetry::metrics::WorkerMetrics;
 
 pub use self::body::{Body, BodyReader, Chunk, FileRegion, Segment};
 pub use self::budget::{Budget, Share};
+pub use self::pacing::{AddressRates, AddressShare, PacedBody, Pacing};
 pub use self::request::Request;
 pub use self::response::Response;
 

@@ -3,6 +3,7 @@
 use http::{HeaderName, HeaderValue, StatusCode};
 
 use super::body::Body;
+use super::pacing::Pacing;
 use crate::proto::http1::encode::ResponseHead;
 
 /// A reply: status, fields and body. Length, coding, connection and date are the server's own affair.
@@ -52,6 +53,13 @@ impl Response {
     #[must_use]
     pub fn with_body(mut self, body: impl Into<Body>) -> Self {
         self.body = body.into();
+        self
+    }
+
+    /// The same reply, its body sent no faster than this. It goes with the body that the reply has now.
+    #[must_use]
+    pub fn paced(mut self, pacing: Pacing) -> Self {
+        self.body = pacing.apply(self.body);
         self
     }
 

@@ -21,6 +21,7 @@ use futures_util::StreamExt;
 
 use super::body::{Body, FileRegion, Segment};
 use super::pace::Pace;
+use super::pacing::Throttle;
 use super::wire::{Broken, Wire};
 use crate::driver::More;
 use crate::driver::buf::Buf;
@@ -92,7 +93,7 @@ fn at_once(wire: &Wire, head: &[u8], body: &Body) -> Result<Sent, Unsent> {
             Some(buf) => (wire.try_send(&buf, More::No), buf.len()),
             None => return Ok(Sent::Part(0)),
         },
-        Body::Segments(_) | Body::Stream { .. } => return Ok(Sent::Part(0)),
+        Body::Segments(_) | Body::Stream { .. } | Body::Paced(_) => return Ok(Sent::Part(0)),
     };
     let sent = match result {
         Ok(sent) => sent,
@@ -135,8 +136,9 @@ fn before(is_last: bool) -> More {
 
 /// Sends what [`at_once`] did not, waiting for the disk and for the client.
 async fn rest(wire: &Wire, head: &[u8], body: Body, payload: Payload, sent: usize) -> Result<(), Unsent> {
+    let (body, throttle) = Throttle::of(body);
     let mut sending =
-        Sending { wire, pace: Pace::new(wire.worker.limits.reply_min_rate, wire.worker.limits.rate_grace) };
+        Sending { wire, pace: Pace::new(wire.worker.limits.reply_min_rate, wire.worker.limits.rate_grace), throttle };
     let (head, of_body) = (&head[sent.min(head.len())..], sent.saturating_sub(head.len()));
     match body {
         Body::Empty => sending.all(head, More::No).await,
@@ -156,6 +158,7 @@ async fn rest(wire: &Wire, head: &[u8], body: Body, payload: Payload, sent: usiz
             sending.segments(segments).await
         }
         Body::Stream { items, .. } => sending.stream(head, items, payload).await,
+        Body::Paced(_) => panic!("invariant: a body is paced once"),
     }
 }
 
@@ -178,11 +181,22 @@ pub(super) async fn unless_hung_up<F: Future>(wire: &Wire, future: F) -> Result<
 struct Sending<'a> {
     wire: &'a Wire,
     pace: Pace,
+    throttle: Throttle,
 }
 
 impl Sending<'_> {
-    async fn all(&mut self, bytes: &[u8], more: More) -> Result<(), Unsent> {
-        Ok(self.wire.send_all(bytes, more, &mut self.pace).await?)
+    async fn all(&mut self, mut bytes: &[u8], more: More) -> Result<(), Unsent> {
+        while !bytes.is_empty() {
+            let (turn, rest) = bytes.split_at(self.throttle.turn(self.wire, &mut self.pace, bytes.len()));
+            let more = if rest.is_empty() { more } else { More::Follows };
+            self.wire.send_all(turn, more, &mut self.pace).await?;
+            self.throttle.moved(turn.len());
+            bytes = rest;
+            if !bytes.is_empty() {
+                yield_now().await;
+            }
+        }
+        Ok(())
     }
 
     /// Bytes of the body.
@@ -211,6 +225,7 @@ impl Sending<'_> {
         let mut offset = range.start;
         while offset < range.end {
             let turn = (range.end - offset).min(mark) as usize;
+            let turn = self.throttle.turn(self.wire, &mut self.pace, turn);
             let sent = if self.is_resident(&region, offset, turn)? {
                 self.wire.socket.try_send_file(file, offset, turn)
             } else {
@@ -222,6 +237,7 @@ impl Sending<'_> {
                     offset += sent as u64;
                     count(self.wire, sent);
                     self.pace.moved(sent as u64);
+                    self.throttle.moved(sent);
                     if sent < turn {
                         self.wire.writable(&mut self.pace).await?;
                     } else if offset < range.end {

@@ -1,5 +1,6 @@
 //! Sockets: connected ones for tasks, listening ones for the worker.
 
+use std::cell::Cell;
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::{AsRawFd, IntoRawFd, OwnedFd, RawFd};
@@ -16,23 +17,31 @@ use crate::driver::{More, SocketOption};
 /// Connections that the kernel queues for a listener before it refuses more; capped by `net.core.somaxconn`.
 const BACKLOG: i32 = 4096;
 
+/// As a rate: none.
+const NO_RATE: u64 = u64::MAX;
+
 /// A connected, non-blocking socket.
 #[derive(Debug)]
-pub struct Socket(Descriptor);
+pub struct Socket {
+    descriptor: Descriptor,
+    /// What the kernel was told last: see [`Socket::limit_rate`].
+    rate: Cell<u64>,
+}
 
 impl Socket {
     /// Takes over a descriptor that an accept yielded.
     pub(crate) fn from_raw(raw: RawFd, runtime: &Rc<Runtime>) -> Self {
-        Socket(Descriptor { raw, closing: Closing::Inline, runtime: runtime.clone() })
+        let descriptor = Descriptor { raw, closing: Closing::Inline, runtime: runtime.clone() };
+        Socket { descriptor, rate: Cell::new(NO_RATE) }
     }
 
     pub(crate) fn raw(&self) -> RawFd {
-        self.0.raw
+        self.descriptor.raw
     }
 
     /// The runtime that it belongs to.
     pub fn runtime(&self) -> &Rc<Runtime> {
-        &self.0.runtime
+        &self.descriptor.runtime
     }
 
     /// The next bytes, in a buffer of the receive pool; `None` at the end of the stream. While the pool is empty it waits.
@@ -41,10 +50,10 @@ impl Socket {
     /// As recv(2).
     pub async fn receive(&self, expect: Expect) -> io::Result<Option<Buf>> {
         loop {
-            let completion = self.0.runtime.operate(Op::Receive { socket: self.0.raw, expect }).await;
+            let completion = self.descriptor.runtime.operate(Op::Receive { socket: self.descriptor.raw, expect }).await;
             match received(completion.result, completion.lease) {
                 Err(error) if error.raw_os_error() == Some(libc::ENOBUFS) => {
-                    self.0.runtime.receive_pool().available().await;
+                    self.descriptor.runtime.receive_pool().available().await;
                 }
                 result => return result,
             }
@@ -56,7 +65,7 @@ impl Socket {
     /// # Errors
     /// `WouldBlock` when it is full: [`Socket::writable`] waits for room; else as send(2).
     pub fn try_send(&self, bytes: &[u8], more: More) -> io::Result<usize> {
-        self.0.runtime.driver().send(self.0.raw, bytes, more)
+        self.descriptor.runtime.driver().send(self.descriptor.raw, bytes, more)
     }
 
     /// As [`Socket::try_send`], of two pieces, one behind the other.
@@ -64,7 +73,7 @@ impl Socket {
     /// # Errors
     /// As [`Socket::try_send`].
     pub fn try_send_pair(&self, first: &[u8], second: &[u8], more: More) -> io::Result<usize> {
-        self.0.runtime.driver().send_pair(self.0.raw, first, second, more)
+        self.descriptor.runtime.driver().send_pair(self.descriptor.raw, first, second, more)
     }
 
     /// Sends what the socket takes at once of a region of a file whose pages are resident; 0 at the file's end.
@@ -72,7 +81,7 @@ impl Socket {
     /// # Errors
     /// As [`Socket::try_send`].
     pub fn try_send_file(&self, file: &super::fs::File, offset: u64, len: usize) -> io::Result<usize> {
-        self.0.runtime.driver().send_file(self.0.raw, file.raw(), offset, len)
+        self.descriptor.runtime.driver().send_file(self.descriptor.raw, file.raw(), offset, len)
     }
 
     /// Waits until the socket can take bytes, or has failed.
@@ -90,18 +99,28 @@ impl Socket {
     /// # Errors
     /// As shutdown(2).
     pub fn shutdown_write(&self) -> io::Result<()> {
-        self.0.runtime.driver().shutdown_write(self.0.raw)
+        self.descriptor.runtime.driver().shutdown_write(self.descriptor.raw)
     }
 
     /// Makes closing it a reset, so that the peer can tell a broken reply from a whole one.
     pub fn reset_on_close(&self) {
         // A socket that can't take the option is gone already.
-        let _ = self.0.runtime.driver().set_option(self.0.raw, SocketOption::ResetOnClose);
+        let _ = self.descriptor.runtime.driver().set_option(self.descriptor.raw, SocketOption::ResetOnClose);
+    }
+
+    /// Has the kernel send at most so many bytes a second from now on, those in the send queue included; `None` lifts that. A
+    /// rate that it has already been told costs nothing. On a Unix socket there is no such bound.
+    pub fn limit_rate(&self, rate: Option<u64>) {
+        let rate = rate.unwrap_or(NO_RATE);
+        if self.rate.replace(rate) != rate {
+            // A socket that can't take the option is gone already.
+            let _ = self.descriptor.runtime.driver().set_option(self.descriptor.raw, SocketOption::MaxPacingRate(rate));
+        }
     }
 
     async fn poll_for(&self, interest: Interest) {
         // A poll that fails names a socket that has failed: the next call on it says how.
-        let _ = self.0.runtime.operate(Op::Poll { socket: self.0.raw, interest }).await;
+        let _ = self.descriptor.runtime.operate(Op::Poll { socket: self.descriptor.raw, interest }).await;
     }
 }
 
