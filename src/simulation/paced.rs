@@ -5,9 +5,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::guest::check_bytes;
-use super::{BUMPY, MARK, Server, first, reply, tight};
+use super::{BUMPY, MARK, Server, add_file, first, perhaps_cool, reply, tight};
 use crate::StatusCode;
-use crate::driver::sim::{Client, End, Faults, explore};
+use crate::config::{MediaConfig, RateSource};
+use crate::driver::sim::{Client, Content, End, Faults, explore};
+use crate::handler::media::Media;
 use crate::http::{AddressRates, Body, Pacing, Request, Response};
 use crate::limits::Limits;
 use crate::router::Routes;
@@ -26,7 +28,7 @@ const OWN: Pacing = Pacing { rate: Some(RATE), burst: BURST, address: None };
 /// Less than may be.
 const LOWEST: Pacing = Pacing { rate: Some(1), burst: 0, address: None };
 
-/// `/bytes` and `/stream` at a rate behind a burst, `/lowest` at the lowest, `/shared` at the rate of an address, `/plain` as
+/// `/bytes`, `/stream` and the files of `/limited` at a rate behind a burst, those of `/told` at their own, `/lowest` at the lowest, `/shared` at the rate of an address, `/plain` as
 /// ever.
 fn routes() -> Routes {
     let mut routes = Routes::default();
@@ -45,20 +47,31 @@ fn routes() -> Routes {
     routes.add(None, "/stream", Arc::new(move |_: Request| ready(ok(stream()).paced(OWN))));
     routes.add(None, "/lowest", Arc::new(move |_: Request| ready(ok(bytes()).paced(LOWEST))));
     routes.add(None, "/shared", Arc::new(move |request: Request| ready(ok(bytes()).paced(of_address(&request)))));
+    let media = |media: MediaConfig| Arc::new(Media::new(media).expect("a root"));
+    let limited = MediaConfig { limit_rate: Some(RATE), rate_burst: BURST, ..MediaConfig::new("/") };
+    routes.add(None, "/limited", media(limited.clone()));
+    // The rate that is told wins where it is lower.
+    routes.add(None, "/told", media(MediaConfig { rate_from: Some(RateSource::Bitrate), ..limited }));
     routes.add(None, "/plain", Arc::new(move |_: Request| ready(ok(Body::from("plain")))));
     routes
 }
 
-fn ask(client: &Client, path: &str) {
-    client.send(format!("GET /{path} HTTP/1.1\r\nHost: a\r\n\r\n").as_bytes());
+fn ask(client: &Client, path: &str, fields: &str) {
+    client.send(format!("GET /{path} HTTP/1.1\r\nHost: a\r\n{fields}\r\n").as_bytes());
 }
 
 /// Takes what there is until the reply is whole, and looks at it each time with the number of its bytes so far.
 fn take(server: &mut Server, client: &Client, mut look: impl FnMut(u64)) -> reply::Reply {
     let mut received = Vec::new();
     loop {
+        // The client looks again and again: a turn does not wait for what comes without it.
+        server.world.schedule(Duration::from_millis(1), || {});
         server.turn();
-        received.extend(client.take_received());
+        let some = client.take_received();
+        if some.is_empty() {
+            continue;
+        }
+        received.extend(some);
         look(received.len() as u64);
         if let Some((reply, used)) = reply::take(&received, false, false) {
             assert_eq!(used, received.len());
@@ -71,21 +84,23 @@ fn take(server: &mut Server, client: &Client, mut look: impl FnMut(u64)) -> repl
 /// send queue, and ends with the next.
 #[test]
 fn a_rate_holds_from_the_end_of_the_burst_to_the_next_reply() {
-    for path in ["bytes", "stream"] {
+    for path in ["bytes", "stream", "limited/film"] {
         explore(BUMPY, |world| {
+            add_file(world, "film", LEN);
+            perhaps_cool(world, "film", LEN);
             let mut server = Server::with_routes(world, tight(), routes());
             let client = server.connect();
             for round in 1..3 {
-                ask(&client, path);
+                ask(&client, path, "");
                 let reply = take(&mut server, &client, |received| {
                     let expected = if received > BURST { RATE } else { NO_RATE };
-                    let settled = received != 0 && received != BURST;
+                    let settled = received != BURST;
                     assert!(!settled || client.max_pacing_rate() == expected, "after {received} bytes");
                 });
                 check_bytes(&reply.body, 0, LEN);
                 assert_eq!((client.max_pacing_rate(), server.metrics().paced_replies.get()), (RATE, round));
             }
-            ask(&client, "plain");
+            ask(&client, "plain", "");
             let reply = take(&mut server, &client, |_| {});
             assert_eq!((&*reply.body, client.max_pacing_rate()), (&b"plain"[..], NO_RATE));
             assert_eq!(server.metrics().paced_replies.get(), 2);
@@ -94,6 +109,55 @@ fn a_rate_holds_from_the_end_of_the_burst_to_the_next_reply() {
             server.finish();
         });
     }
+}
+
+/// A film of `LEN` bytes and so many thousandths of a second, which it tells at its end.
+fn film(thousandths: u32) -> Vec<u8> {
+    let fields = [&[0; 12][..], &1000_u32.to_be_bytes(), &thousandths.to_be_bytes(), &[0; 80]].concat();
+    let movie = [&b"\0\0\0\x74moov\0\0\0\x6Cmvhd"[..], &fields].concat();
+    let samples = LEN as usize - 8 - movie.len();
+    let head = [&(samples as u32 + 8).to_be_bytes()[..], b"mdat"].concat();
+    [head, content()[..samples].to_vec(), movie].concat()
+}
+
+/// A film is held to its own bitrate times the factor, in ranges too, whether it has to be read from the disk for that or
+/// not; and to another when it is another.
+#[test]
+fn a_film_is_held_to_its_bitrate() {
+    explore(BUMPY, |world| {
+        world.add_file("film", Content::Bytes(film(1000)));
+        perhaps_cool(world, "film", LEN);
+        add_file(world, "noise", LEN);
+        let mut server = Server::with_routes(world, tight(), routes());
+        let client = server.connect();
+        let rate_of = |server: &mut Server, request: &str, expected: &[u8]| {
+            ask(&client, request, "");
+            let reply = take(server, &client, |_| {});
+            assert!(reply.body == expected, "{request}");
+            client.max_pacing_rate()
+        };
+        // Often enough that it is told of what is in memory as well as of what is not, young and settled.
+        for _ in 0..3 {
+            assert_eq!(rate_of(&mut server, "told/film", &film(1000)), LEN * 3 / 2);
+            server.run_for(SECOND);
+        }
+        ask(&client, "told/film", "Range: bytes=1-20000\r\n");
+        assert_eq!(take(&mut server, &client, |_| {}).body, film(1000)[1..20001]);
+        assert_eq!(client.max_pacing_rate(), LEN * 3 / 2);
+        // What goes out within the burst is not held.
+        ask(&client, "told/film", "Range: bytes=0-99\r\n");
+        assert_eq!(take(&mut server, &client, |_| {}).body, film(1000)[..100]);
+        assert_eq!(client.max_pacing_rate(), NO_RATE);
+        // The lower of both, and the other where there is no bitrate.
+        world.overwrite("film", Content::Bytes(film(100)));
+        perhaps_cool(world, "film", LEN);
+        server.run_for(2 * SECOND);
+        assert_eq!(rate_of(&mut server, "told/film", &film(100)), RATE);
+        assert_eq!(rate_of(&mut server, "told/noise", &content()), RATE);
+        client.close();
+        server.settle();
+        server.finish();
+    });
 }
 
 /// An address's rate is divided among its transfers as they come and go, from the first byte on.
@@ -110,9 +174,9 @@ fn an_addresss_transfers_share_its_rate_while_they_last() {
                 assert!(!server.connections().is_empty());
             }
         };
-        ask(&first, "shared");
+        ask(&first, "shared", "");
         read_until(&mut server, [RATE, NO_RATE]);
-        ask(&second, "shared");
+        ask(&second, "shared", "");
         read_until(&mut server, [RATE / 2, RATE / 2]);
         second.reset();
         read_until(&mut server, [RATE, RATE / 2]);
@@ -134,7 +198,7 @@ fn f11_who_takes_a_reply_as_fast_as_it_is_sent_is_not_slow() {
         let queue = 2 * MARK;
         [&reader, &dawdler].iter().for_each(|client| {
             client.window(queue);
-            ask(client, "lowest");
+            ask(client, "lowest", "");
         });
         let (begun, mut received, mut cut_after) = (world.now(), Vec::new(), None);
         while received.len() < LEN as usize {
