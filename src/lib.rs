@@ -6,7 +6,8 @@
 //! ```
 //!
 //! A layer imports only from layers on its right. A worker is a thread with its own ring, connections and buffers; nothing on
-//! the way of a request is shared between workers but counters and the access log's buffer.
+//! the way of a request is shared between workers but counters, the access log's buffer, and how many transfers share an
+//! address's rate where there is one.
 //!
 //! # Embedding
 //! ```no_run

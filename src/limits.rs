@@ -210,6 +210,12 @@ impl Limits {
         pages.checked_next_power_of_two().unwrap_or(u64::MAX).saturating_mul(Limits::PIPE_PAGE_BYTES)
     }
 
+    /// The least that a reply may be held to, in bytes a second: a client that takes it as fast as it is sent has to stay
+    /// clear of the minimum rate.
+    pub fn least_paced_rate(&self) -> u64 {
+        self.reply_min_rate.saturating_mul(2)
+    }
+
     /// The most user memory that a server with these limits and this many workers takes, term by term.
     pub fn memory_ceiling(&self, workers: usize) -> MemoryCeiling {
         // A head, its copy for the access log, and what has come behind it.

@@ -13,6 +13,7 @@ use std::str::FromStr;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
+use super::rate::{Factor, check_rate};
 use super::route::{self, CacheRule, HandlerConfig, MediaConfig, RouteConfig};
 use super::{AccessLog, Config, ListenAddress};
 use crate::error::Error;
@@ -84,7 +85,9 @@ impl Section {
             Section::Route => vec!["host", "prefix", "media"],
             Section::Media => {
                 let flags = ["listing", "hidden", "precompressed"];
-                ["root", "index"].into_iter().chain(flags).chain(["cors", "cache_control", "content_types"]).collect()
+                let fields = ["cors", "cache_control", "content_types"];
+                let rates = ["limit_rate", "limit_rate_address", "rate_from", "rate_factor", "rate_burst"];
+                ["root", "index"].into_iter().chain(flags).chain(fields).chain(rates).collect()
             }
             Section::CacheRule => vec!["pattern", "value"],
         }
@@ -129,7 +132,7 @@ fn parse(text: &str, dir: &Path) -> Result<Config, Wrong> {
     let mut config = Config::default();
     top.get("server", |value| server(value, dir, &mut config))?;
     top.get("limits", |value| limits(value, &mut config.limits))?;
-    if let Some(routes) = top.get("route", |value| routes(value, dir))? {
+    if let Some(routes) = top.get("route", |value| routes(value, dir, &config.limits))? {
         config.routes = routes;
     }
     Ok(config)
@@ -175,26 +178,30 @@ fn limits(value: &Value<'_>, limits: &mut Limits) -> Result<(), Wrong> {
     Ok(())
 }
 
-/// A count is a TOML integer, all else a string with its unit; a size may be an integer of bytes, and any may be 0.
 fn limit(value: &Value<'_>, spec: &Spec, limits: &mut Limits) -> Result<(), Wrong> {
+    let number = number(value, spec.unit)?;
+    spec.set(limits, number).map_err(|invalid| wrong(value, invalid))
+}
+
+/// A count is a TOML integer, all else a string with its unit; a size may be an integer of bytes, and any may be 0.
+fn number(value: &Value<'_>, unit: Unit) -> Result<u64, Wrong> {
     let text = match value.get_ref() {
-        DeValue::String(text) if spec.unit == Unit::Count => {
+        DeValue::String(text) if unit == Unit::Count => {
             return Err(wrong(value, format!("{text:?} is a string: write a number without quotes")));
         }
         DeValue::String(text) => text.to_string(),
         _ => integer(value)?.to_string(),
     };
-    let number = spec.unit.parse(&text).map_err(|invalid| wrong(value, invalid))?;
-    spec.set(limits, number).map_err(|invalid| wrong(value, invalid))
+    unit.parse(&text).map_err(|invalid| wrong(value, invalid))
 }
 
-fn routes(value: &Value<'_>, dir: &Path) -> Result<Vec<RouteConfig>, Wrong> {
+fn routes(value: &Value<'_>, dir: &Path, limits: &Limits) -> Result<Vec<RouteConfig>, Wrong> {
     let DeValue::Array(items) = value.get_ref() else {
         return Err(wrong(value, "routes are a list: write [[route]], with two brackets"));
     };
     let mut routes: Vec<RouteConfig> = Vec::with_capacity(items.len());
     for item in items {
-        let route = route(item, dir)?;
+        let route = route(item, dir, limits)?;
         if routes.iter().any(|earlier| earlier.answers_as(&route)) {
             return Err(wrong(item, route.taken()));
         }
@@ -203,12 +210,12 @@ fn routes(value: &Value<'_>, dir: &Path) -> Result<Vec<RouteConfig>, Wrong> {
     Ok(routes)
 }
 
-fn route(value: &Value<'_>, dir: &Path) -> Result<RouteConfig, Wrong> {
+fn route(value: &Value<'_>, dir: &Path, limits: &Limits) -> Result<RouteConfig, Wrong> {
     let table = Table::of(Section::Route, value)?;
     let host = table.leaf("host", |value| checked(value, route::check_host))?;
     let prefix =
         table.leaf("prefix", |value| checked(value, route::check_prefix))?.unwrap_or_else(|| String::from("/"));
-    let media = table.get("media", |value| media(value, dir))?;
+    let media = table.get("media", |value| media(value, dir, limits))?;
     let handler = media.map(HandlerConfig::Media);
     match handler {
         Some(handler) => Ok(RouteConfig { host, prefix, handler }),
@@ -216,7 +223,7 @@ fn route(value: &Value<'_>, dir: &Path) -> Result<RouteConfig, Wrong> {
     }
 }
 
-fn media(value: &Value<'_>, dir: &Path) -> Result<MediaConfig, Wrong> {
+fn media(value: &Value<'_>, dir: &Path, limits: &Limits) -> Result<MediaConfig, Wrong> {
     let table = Table::of(Section::Media, value)?;
     let root = table.leaf("root", |value| {
         let root = super::absolute(dir, Path::new(string(value)?)).map_err(|what| wrong(value, what))?;
@@ -233,7 +240,29 @@ fn media(value: &Value<'_>, dir: &Path) -> Result<MediaConfig, Wrong> {
     media.cors = table.leaf("cors", cors)?;
     set(&mut media.cache_control, table.get("cache_control", |value| list(value, cache_rule))?);
     set(&mut media.content_types, table.leaf("content_types", content_types)?);
+    media.limit_rate = table.leaf("limit_rate", |value| rate(value, limits))?;
+    media.limit_rate_address = table.leaf("limit_rate_address", |value| rate(value, limits))?;
+    media.rate_from = table.leaf("rate_from", parsed)?;
+    set(&mut media.rate_factor, table.leaf("rate_factor", factor)?);
+    set(&mut media.rate_burst, table.leaf("rate_burst", |value| number(value, Unit::Bytes))?);
     Ok(media)
+}
+
+/// What replies may be held to.
+fn rate(value: &Value<'_>, limits: &Limits) -> Result<u64, Wrong> {
+    let rate = number(value, Unit::Rate)?;
+    check_rate(rate, limits).map_err(|what| wrong(value, what))?;
+    Ok(rate)
+}
+
+/// A factor is a TOML number, whole or not.
+fn factor(value: &Value<'_>) -> Result<Factor, Wrong> {
+    let text = match value.get_ref() {
+        DeValue::Float(number) => number.as_str().to_owned(),
+        DeValue::Integer(_) => integer(value)?.to_string(),
+        other => return Err(wrong(value, format!("{} stands here: write a number like 1.5", with_article(other)))),
+    };
+    text.parse().map_err(|error: Error| wrong(value, error.report()))
 }
 
 fn cors(value: &Value<'_>) -> Result<Vec<String>, Wrong> {
@@ -461,7 +490,8 @@ mod tests {
         let refusal = "site.toml:2: unknown key `handler` in [[route]]: write one of host, prefix, media";
         check_refused("[[route]]\nhandler = \"media\"", refusal);
         let refusal = "site.toml:3: unknown key `dotfiles` in media: write one of root, index, listing, hidden, \
-                       precompressed, cors, cache_control, content_types";
+                       precompressed, cors, cache_control, content_types, limit_rate, limit_rate_address, rate_from, \
+                       rate_factor, rate_burst";
         check_refused("[[route]]\n[route.media]\ndotfiles = true", refusal);
         let refusal = "site.toml:3: unknown key `valeu` in cache_control: write `value`";
         check_refused(
@@ -547,8 +577,36 @@ mod tests {
         check_refused(&with("cache_control = { pattern = \"\", value = \"a\" }"), refusal);
         let refusal = "site.toml:4: content_types: `mp4` is not a media type: write one like video/mp4";
         check_refused(&with("content_types = { m4b = \"mp4\" }"), refusal);
+        let refusal = "site.toml:4: limit_rate: `2` is not a rate: write a whole number and its unit, like 1KiB/s (units: \
+                       B/s, KiB/s, MiB/s, GiB/s)";
+        check_refused(&with("limit_rate = 2"), refusal);
+        let refusal = "site.toml:4: limit_rate: `1KiB/s` is below twice reply_min_rate: write at least 2KiB/s, or a lower \
+                       reply_min_rate";
+        check_refused(&with("limit_rate = \"1KiB/s\""), refusal);
+        // Limits count wherever they stand.
+        let refusal = "site.toml:4: limit_rate_address: `3KiB/s` is below twice reply_min_rate: write at least 4KiB/s, or a \
+                       lower reply_min_rate";
+        check_refused(&with("limit_rate_address = \"3KiB/s\"\n[limits]\nreply_min_rate = \"2KiB/s\""), refusal);
+        let refusal = "site.toml:4: rate_from: `size` is no source of a rate: write bitrate";
+        check_refused(&with("rate_from = \"size\""), refusal);
+        let refusal = "site.toml:4: rate_factor: `0.5` is out of bounds: write 1 to 100";
+        check_refused(&with("rate_factor = 0.5"), refusal);
+        let refusal = "site.toml:4: rate_factor: a string stands here: write a number like 1.5";
+        check_refused(&with("rate_factor = \"1.5\""), refusal);
         let refusal = "site.toml:4: content_types: types are a table: write { mp4 = \"video/mp4\" }";
         check_refused(&with("content_types = \"video/mp4\""), refusal);
+    }
+
+    #[test]
+    fn a_factor_may_be_whole_and_a_burst_may_be_none() {
+        let get = |config: Config| {
+            let HandlerConfig::Media(media) = &config.routes[0].handler;
+            (media.rate_factor.of(100), media.rate_burst)
+        };
+        let with = |keys: &str| format!("[[route]]\n[route.media]\nroot = \"media\"\n{keys}");
+        check_read(&with(""), get, (150, 4 << 20));
+        check_read(&with("rate_factor = 2\nrate_burst = 0"), get, (200, 0));
+        check_read(&with("rate_factor = 2.25\nrate_burst = \"1MiB\""), get, (225, 1 << 20));
     }
 
     #[test]

@@ -10,6 +10,7 @@
 
 mod address;
 mod file;
+mod rate;
 mod route;
 mod write;
 
@@ -20,6 +21,7 @@ use std::str::FromStr;
 use std::thread;
 
 pub use address::ListenAddress;
+pub use rate::{Factor, RateSource};
 pub(crate) use route::check_cors;
 pub use route::{CacheRule, HandlerConfig, MediaConfig, RouteConfig};
 
@@ -97,7 +99,7 @@ impl Config {
         check_admin(self).map_err(Error::operator)?;
         for (index, route) in self.routes.iter().enumerate() {
             let wrong = |wrong: String| Error::operator(format!("route {}: {wrong}", index + 1));
-            route.check().map_err(wrong)?;
+            route.check(&self.limits).map_err(wrong)?;
             if self.routes[..index].iter().any(|earlier| earlier.answers_as(route)) {
                 return Err(wrong(route.taken()));
             }
@@ -502,6 +504,11 @@ mod tests {
         check_refused(|c| media(c).cache_control.push(CacheRule::new("*", "a\r\nb: c")), rule);
         let kind = "route 1: content_types: `mp4` is not a media type: write one like video/mp4";
         check_refused(|c| drop(media(c).content_types.insert("m4b".into(), "mp4".into())), kind);
+        let rate = "route 1: limit_rate: `2047B/s` is below twice reply_min_rate: write at least 2KiB/s, or a lower reply_min_rate";
+        check_refused(|c| media(c).limit_rate = Some(2047), rate);
+        let rate = "route 1: limit_rate_address: `2KiB/s` is below twice reply_min_rate: write at least 4KiB/s, or a lower \
+                    reply_min_rate";
+        check_refused(|c| (c.limits.reply_min_rate, media(c).limit_rate_address) = (2048, Some(2048)), rate);
         let taken = "route 2: an earlier route has prefix `/` for the same host: write another prefix or host";
         check_refused(|c| c.routes.push(c.routes[0].clone()), taken);
     }
@@ -536,6 +543,11 @@ mod tests {
             cors: Some(vec!["https://a.example".into(), "http://[::1]:8080".into()]),
             cache_control: vec![CacheRule::new("live/*.ts", "max-age=1, stale-if-error=60")],
             content_types: [("m4b".into(), "audio/mp4; codecs=\"mp4a.40.2\"".into())].into(),
+            limit_rate: Some(3 << 20),
+            limit_rate_address: Some(5_000_001),
+            rate_from: Some(RateSource::Bitrate),
+            rate_factor: Factor::from_hundredths(225).unwrap(),
+            rate_burst: 0,
             ..MediaConfig::new(dir.path())
         };
         config.check().unwrap();

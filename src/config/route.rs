@@ -7,6 +7,8 @@ use std::io;
 use std::net::Ipv6Addr;
 use std::path::{Path, PathBuf};
 
+use super::rate::{Factor, RateSource, check_rate};
+use crate::limits::Limits;
 use crate::proto::cors::Origins;
 use crate::proto::pattern::Pattern;
 
@@ -35,11 +37,11 @@ impl RouteConfig {
         RouteConfig { host: None, prefix: prefix.into(), handler: HandlerConfig::Media(media) }
     }
 
-    pub(super) fn check(&self) -> Result<(), String> {
+    pub(super) fn check(&self, limits: &Limits) -> Result<(), String> {
         self.host.as_deref().map_or(Ok(()), check_host).map_err(|wrong| format!("host: {wrong}"))?;
         check_prefix(&self.prefix).map_err(|wrong| format!("prefix: {wrong}"))?;
         match &self.handler {
-            HandlerConfig::Media(media) => media.check(),
+            HandlerConfig::Media(media) => media.check().and_then(|()| media.check_rates(limits)),
         }
     }
 
@@ -75,6 +77,18 @@ pub struct MediaConfig {
     pub cache_control: Vec<CacheRule>,
     /// Content-Type by extension, in lower case and without its dot, before the built-in table (H1). Default: none.
     pub content_types: BTreeMap<String, String>,
+    /// The most that each reply with a file is sent at, in bytes a second, behind `rate_burst`. Default: no bound.
+    pub limit_rate: Option<u64>,
+    /// The most that all replies with files to one client's address are sent at, in bytes a second: an IPv4 address, or a /64
+    /// of IPv6. They share it equally, from their first byte on. Default: no bound.
+    pub limit_rate_address: Option<u64>,
+    /// From what each file's own rate is told, times `rate_factor` and behind `rate_burst`. A file of which it can't be told
+    /// has none. Default: from nothing.
+    pub rate_from: Option<RateSource>,
+    /// Default: 1.5.
+    pub rate_factor: Factor,
+    /// How many bytes of a reply go out before `limit_rate` and `rate_from` hold. Default: 4 MiB.
+    pub rate_burst: u64,
 }
 
 impl MediaConfig {
@@ -89,6 +103,11 @@ impl MediaConfig {
             cors: None,
             cache_control: vec![CacheRule::new("*.m3u8", "no-cache"), CacheRule::new("*.mpd", "no-cache")],
             content_types: BTreeMap::new(),
+            limit_rate: None,
+            limit_rate_address: None,
+            rate_from: None,
+            rate_factor: Factor::ONE_AND_A_HALF,
+            rate_burst: 4 << 20,
         }
     }
 
@@ -104,6 +123,13 @@ impl MediaConfig {
         self.cache_control.iter().try_for_each(CacheRule::check).map_err(named("cache_control"))?;
         let mut types = self.content_types.iter();
         types.try_for_each(|(extension, value)| check_content_type(extension, value)).map_err(named("content_types"))
+    }
+
+    /// Whether the rates fit the server's limits.
+    fn check_rates(&self, limits: &Limits) -> Result<(), String> {
+        let rates = [("limit_rate", self.limit_rate), ("limit_rate_address", self.limit_rate_address)];
+        let mut given = rates.into_iter().filter_map(|(key, rate)| Some((key, rate?)));
+        given.try_for_each(|(key, rate)| check_rate(rate, limits).map_err(|wrong| format!("{key}: {wrong}")))
     }
 }
 

@@ -68,6 +68,16 @@ fn media(out: &mut Writer, media: &MediaConfig) {
             media.content_types.iter().map(|(extension, kind)| format!("{} = {}", string(extension), string(kind)));
         out.key("content_types", format!("{{ {} }}", types.collect::<Vec<_>>().join(", ")));
     }
+    for (key, rate) in [("limit_rate", media.limit_rate), ("limit_rate_address", media.limit_rate_address)] {
+        if let Some(rate) = rate {
+            out.key(key, string(&Unit::Rate.format(rate)));
+        }
+    }
+    if let Some(source) = media.rate_from {
+        out.key("rate_from", string(&source.to_string()));
+    }
+    out.key("rate_factor", media.rate_factor);
+    out.key("rate_burst", string(&Unit::Bytes.format(media.rate_burst)));
 }
 
 #[derive(Default)]

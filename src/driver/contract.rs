@@ -76,6 +76,7 @@ on_every_driver! {
     a_file_goes_out_by_every_way,
     advice_brings_pages_and_takes_them_away,
     a_cork_holds_part_of_a_packet_back_until_it_is_drawn,
+    a_pacing_rate_is_kept_until_it_is_lifted,
 }
 
 /// How long the driver's clock may run before a scenario fails.
@@ -467,6 +468,23 @@ fn a_connection_ends_as_it_was_told(mut stage: Stage) {
     assert_eq!(stage.finish(poll).result.unwrap(), libc::POLLIN as u32);
     stage.driver.close(unread, Closing::Inline);
     stage.turn_until("a reset, because bytes were not read", |_| unread_peer.end() == End::Reset);
+}
+
+fn a_pacing_rate_is_kept_until_it_is_lifted(mut stage: Stage) {
+    let (socket, mut peer) = stage.connection();
+    assert_eq!(stage.max_pacing_rate(socket, &peer), u64::MAX);
+    // More than 32 bits hold.
+    for rate in [2 << 20, 5 << 32, u64::MAX] {
+        stage.driver.set_option(socket, SocketOption::MaxPacingRate(rate)).unwrap();
+        assert_eq!(stage.max_pacing_rate(socket, &peer), rate);
+    }
+    stage.driver.set_option(socket, SocketOption::MaxPacingRate(1 << 20)).unwrap();
+    assert_eq!(stage.driver.send(socket, b"paced", More::No).unwrap(), 5);
+    let mut received = Vec::new();
+    stage.turn_until("a paced byte is still a byte", |_| {
+        received.extend(peer.take());
+        received == b"paced"
+    });
 }
 
 fn a_file_region_ends_at_the_end_of_the_file(mut stage: Stage) {
@@ -1063,6 +1081,14 @@ impl Stage {
             pipe.is_empty() && received.len() >= expected.len()
         });
         assert!(received == expected, "{} bytes for {}", received.len(), expected.len());
+    }
+
+    /// What the kernel holds a socket to, in bytes a second.
+    fn max_pacing_rate(&self, socket: RawFd, peer: &Peer) -> u64 {
+        match peer {
+            Peer::Real { .. } => super::sys::max_pacing_rate(socket).unwrap(),
+            Peer::Fake(client) => client.max_pacing_rate(),
+        }
     }
 
     fn submit(&mut self, op: Op) -> Slot {

@@ -113,6 +113,9 @@ pub enum SocketOption {
     Cork(bool),
     /// `SO_LINGER` of zero: closing resets the connection, so that a broken reply can't pass for a whole one.
     ResetOnClose,
+    /// `SO_MAX_PACING_RATE`: the most bytes a second that the kernel sends from now on, those in the send queue included
+    /// (socket(7)); `u64::MAX` is no bound. A Unix socket takes it, and nothing follows.
+    MaxPacingRate(u64),
 }
 
 /// What is going to happen with a region of a file (posix_fadvise(2)).

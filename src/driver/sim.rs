@@ -666,6 +666,7 @@ impl Driver for Sim {
             SocketOption::ResetOnClose => object.socket().get().reset_on_close = true,
             SocketOption::Cork(true) => object.socket().get().cork(),
             SocketOption::Cork(false) => object.socket().get().uncork(),
+            SocketOption::MaxPacingRate(rate) => object.socket().get().max_pacing_rate = rate,
             // These a listener takes, too, for the connections that it accepts.
             SocketOption::NoDelay | SocketOption::NotSentLowWater(_) => {}
         }

@@ -122,6 +122,8 @@ pub fn set_option(socket: RawFd, option: SocketOption) -> io::Result<()> {
             let linger = libc::linger { l_onoff: 1, l_linger: 0 };
             set(socket, libc::SOL_SOCKET, libc::SO_LINGER, &linger)
         }
+        // All 64 bits count since Linux 5.0, which is older than the oldest ring.
+        SocketOption::MaxPacingRate(rate) => set(socket, libc::SOL_SOCKET, libc::SO_MAX_PACING_RATE, &rate),
     }
 }
 
@@ -219,6 +221,16 @@ fn set<T>(socket: RawFd, level: i32, name: i32, value: &T) -> io::Result<()> {
     // SAFETY: pointer and length describe one live value, which the kernel only reads during the call.
     let result = unsafe { libc::setsockopt(socket, level, name, std::ptr::from_ref(value).cast(), len) };
     if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
+/// What the kernel holds a socket to, in bytes a second: how tests look at [`SocketOption::MaxPacingRate`].
+#[cfg(test)]
+pub fn max_pacing_rate(socket: RawFd) -> io::Result<u64> {
+    let (mut rate, mut len) = (0_u64, size_of::<u64>() as libc::socklen_t);
+    let (level, name) = (libc::SOL_SOCKET, libc::SO_MAX_PACING_RATE);
+    // SAFETY: both pointers are to live locals, which the kernel writes only during the call, the first at most `len` bytes.
+    let result = unsafe { libc::getsockopt(socket, level, name, (&raw mut rate).cast(), &raw mut len) };
+    if result == 0 { Ok(rate) } else { Err(io::Error::last_os_error()) }
 }
 
 fn count(result: libc::ssize_t) -> io::Result<usize> {

@@ -9,6 +9,7 @@ use bytes::Bytes;
 use futures_core::Stream;
 use futures_core::stream::LocalBoxStream;
 
+use super::pacing::PacedBody;
 use super::wire::{BodyState, Broken, Wire};
 use crate::driver::buf::Buf;
 use crate::driver::op::{Interest, Op};
@@ -39,6 +40,8 @@ pub enum Body {
         /// Their length together, in bytes, if it is known; a stream that yields another is aborted.
         len: Option<u64>,
     },
+    /// Any of these, sent no faster than it says: see [`super::Response::paced`].
+    Paced(Box<PacedBody>),
 }
 
 /// Bytes of an open file. The descriptor stays open as long as the region lives.
@@ -91,6 +94,7 @@ impl Body {
             Body::File(region) => Some(region.range.len()),
             Body::Segments(segments) => Some(segments.iter().fold(0, |sum, segment| sum.saturating_add(segment.len()))),
             Body::Stream { len, .. } => *len,
+            Body::Paced(paced) => paced.body.len(),
         }
     }
 

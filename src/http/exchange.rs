@@ -336,6 +336,10 @@ async fn reply(wire: &Rc<Wire>, account: &mut Account<'_>, response: Response) -
     let Response { head, body, holds } = if response.status().is_informational() { misused() } else { response };
     let persistence = persistence(wire, account.keeps_alive && !head.closes());
     let (body, payload) = frame(head.status, account, body);
+    if !matches!(body, Body::Paced(_)) {
+        // What an earlier reply on this connection was held to does not hold for this one.
+        wire.socket.limit_rate(None);
+    }
     let mut bytes = Vec::new();
     encode::encode(&mut bytes, account.version, &head, Some(&wire.worker.date()), payload, persistence);
     account.answer(&head);

@@ -17,6 +17,7 @@ pub(crate) mod connections;
 mod exchange;
 mod known;
 mod pace;
+mod pacing;
 mod region;
 mod request;
 mod response;
@@ -41,6 +42,7 @@ use crate::telemetry::metrics::WorkerMetrics;
 
 pub use self::body::{Body, BodyReader, Chunk, FileRegion, Segment};
 pub use self::budget::{Budget, Share};
+pub use self::pacing::{AddressRates, AddressShare, PacedBody, Pacing};
 pub use self::request::Request;
 pub use self::response::{Holds, Response};
 

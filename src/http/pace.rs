@@ -31,6 +31,12 @@ impl Pace {
         self.credit = self.credit.saturating_sub(time);
     }
 
+    /// The client may fall this much further behind: it is not the one to blame for some of the waiting.
+    pub fn extend(&mut self, by: Duration) {
+        self.grace = self.grace.saturating_add(by);
+        self.credit = self.credit.saturating_add(by);
+    }
+
     /// Bytes have moved.
     pub fn moved(&mut self, bytes: u64) {
         let earned = Duration::from_micros(bytes.saturating_mul(1_000_000) / self.rate);
@@ -65,6 +71,22 @@ mod tests {
     fn f11_a_client_at_half_the_rate_lives_twice_as_long_and_one_at_the_rate_for_ever() {
         assert_eq!(life(500, 1000), 19);
         assert_eq!(life(1000, 1000), 1000);
+    }
+
+    #[test]
+    fn f11_an_extension_is_given_once_and_earned_back_as_the_grace_is() {
+        let mut pace = Pace::new(1000, Duration::from_secs(1));
+        pace.extend(Duration::from_secs(8));
+        // Eight seconds for 8000 bytes, again and again: at the rate, though far beyond the grace at a time.
+        for _ in 0..100 {
+            assert!(pace.patience() > Duration::from_secs(8));
+            pace.waited(Duration::from_secs(8));
+            pace.moved(8000);
+        }
+        // Half the rate is too slow all the same.
+        pace.waited(Duration::from_secs(8));
+        pace.moved(4000);
+        assert!(pace.patience() < Duration::from_secs(8));
     }
 
     #[test]

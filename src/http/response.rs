@@ -5,6 +5,7 @@ use std::time::Instant;
 use http::{HeaderName, HeaderValue, StatusCode};
 
 use super::body::Body;
+use super::pacing::Pacing;
 use crate::driver::FileStat;
 use crate::proto::http1::encode::ResponseHead;
 
@@ -72,6 +73,13 @@ impl Response {
     #[must_use]
     pub fn which_holds(mut self, holds: Option<Holds>) -> Self {
         self.holds = holds;
+        self
+    }
+
+    /// The same reply, its body sent no faster than this. It goes with the body that the reply has now.
+    #[must_use]
+    pub fn paced(mut self, pacing: Pacing) -> Self {
+        self.body = pacing.apply(self.body);
         self
     }
 

@@ -22,6 +22,7 @@ use super::Worker;
 use super::body::{Body, FileRegion, Segment};
 use super::known::Known;
 use super::pace::Pace;
+use super::pacing::Throttle;
 use super::region::Turns;
 use super::wire::{Broken, Wire};
 use crate::config::SendPath;
@@ -94,7 +95,7 @@ fn at_once(wire: &Wire, head: &[u8], body: &Body) -> Result<Sent, Unsent> {
             None if goes_at_once(&wire.worker, region) => return one_turn(wire, head, region),
             None => return Ok(Sent::Part(0)),
         },
-        Body::Segments(_) | Body::Stream { .. } => return Ok(Sent::Part(0)),
+        Body::Segments(_) | Body::Stream { .. } | Body::Paced(_) => return Ok(Sent::Part(0)),
     };
     let sent = taken(result)?;
     count(wire, sent.saturating_sub(head.len()));
@@ -148,6 +149,8 @@ pub(super) enum Repeated {
 /// Sends what the socket takes at once of a known reply.
 pub(super) fn known(worker: &Worker, socket: &Socket, known: &Known) -> Repeated {
     let Ok(region) = known.region() else { return Repeated::NotNow };
+    // What an earlier reply on this connection was held to does not hold for this one.
+    socket.limit_rate(None);
     let bytes = known.bytes();
     let Some(region) = region else {
         let sent = socket.try_send(bytes, More::No).unwrap_or(0);
@@ -202,8 +205,9 @@ fn before(is_last: bool) -> More {
 
 /// Sends what [`at_once`] did not, waiting for the disk and for the client.
 pub(super) async fn rest(wire: &Wire, head: &[u8], body: Body, payload: Payload, sent: usize) -> Result<(), Unsent> {
+    let (body, throttle) = Throttle::of(body);
     let mut sending =
-        Sending { wire, pace: Pace::new(wire.worker.limits.reply_min_rate, wire.worker.limits.rate_grace) };
+        Sending { wire, pace: Pace::new(wire.worker.limits.reply_min_rate, wire.worker.limits.rate_grace), throttle };
     let (head, of_body) = (&head[sent.min(head.len())..], sent.saturating_sub(head.len()));
     // A buffer that is sent uncopied comes back with the acknowledgement, which a cork would delay.
     let in_turns = wire.worker.send_path != SendPath::SendZc
@@ -238,6 +242,7 @@ pub(super) async fn unless_hung_up<F: Future>(wire: &Wire, future: F) -> Result<
 struct Sending<'a> {
     wire: &'a Wire,
     pace: Pace,
+    throttle: Throttle,
 }
 
 impl Sending<'_> {
@@ -261,11 +266,22 @@ impl Sending<'_> {
                 self.segments(segments).await
             }
             Body::Stream { items, .. } => self.stream(head, items, payload).await,
+            Body::Paced(_) => panic!("invariant: a body is paced once"),
         }
     }
 
-    async fn all(&mut self, bytes: &[u8], more: More) -> Result<(), Unsent> {
-        Ok(self.wire.send_all(bytes, more, &mut self.pace).await?)
+    async fn all(&mut self, mut bytes: &[u8], more: More) -> Result<(), Unsent> {
+        while !bytes.is_empty() {
+            let (turn, rest) = bytes.split_at(self.throttle.turn(self.wire, &mut self.pace, bytes.len()));
+            let more = if rest.is_empty() { more } else { More::Follows };
+            self.wire.send_all(turn, more, &mut self.pace).await?;
+            self.throttle.moved(turn.len());
+            bytes = rest;
+            if !bytes.is_empty() {
+                yield_now().await;
+            }
+        }
+        Ok(())
     }
 
     /// Bytes of the body.
@@ -293,12 +309,14 @@ impl Sending<'_> {
         let mut turns = Turns::new(self.wire, &region);
         while offset < end {
             let turn = (end - offset).min(self.wire.worker.turn_len()) as usize;
+            let turn = self.throttle.turn(self.wire, &mut self.pace, turn);
             match turns.turn(offset, turn).await? {
                 Ok(0) => return Err(Unsent::Truncated),
                 Ok(sent) => {
                     offset += sent as u64;
                     count(self.wire, sent);
                     self.pace.moved(sent as u64);
+                    self.throttle.moved(sent);
                     if sent < turn {
                         self.wire.writable(&mut self.pace).await?;
                     } else if offset < end {

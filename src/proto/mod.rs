@@ -10,6 +10,7 @@ pub mod cors;
 pub mod disposition;
 pub mod fields;
 pub mod http1;
+pub mod media_duration;
 pub mod media_type;
 pub mod pattern;
 pub mod range;

@@ -1,5 +1,6 @@
 //! Sockets: connected ones for tasks, listening ones for the worker.
 
+use std::cell::Cell;
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::{AsRawFd, IntoRawFd, OwnedFd, RawFd};
@@ -17,23 +18,31 @@ use crate::driver::{More, SocketOption};
 /// Connections that the kernel queues for a listener before it refuses more; capped by `net.core.somaxconn`.
 const BACKLOG: i32 = 4096;
 
+/// As a rate: none.
+const NO_RATE: u64 = u64::MAX;
+
 /// A connected, non-blocking socket.
 #[derive(Debug)]
-pub struct Socket(Descriptor);
+pub struct Socket {
+    descriptor: Descriptor,
+    /// What the kernel was told last: see [`Socket::limit_rate`].
+    rate: Cell<u64>,
+}
 
 impl Socket {
     /// Takes over a descriptor that an accept yielded.
     pub(crate) fn from_raw(raw: RawFd, runtime: &Rc<Runtime>) -> Self {
-        Socket(Descriptor { raw, closing: Closing::Inline, runtime: runtime.clone() })
+        let descriptor = Descriptor { raw, closing: Closing::Inline, runtime: runtime.clone() };
+        Socket { descriptor, rate: Cell::new(NO_RATE) }
     }
 
     pub(crate) fn raw(&self) -> RawFd {
-        self.0.raw
+        self.descriptor.raw
     }
 
     /// The runtime that it belongs to.
     pub fn runtime(&self) -> &Rc<Runtime> {
-        &self.0.runtime
+        &self.descriptor.runtime
     }
 
     /// The next bytes, in a buffer of the receive pool; `None` at the end of the stream. While the pool is empty it waits.
@@ -42,10 +51,10 @@ impl Socket {
     /// As recv(2).
     pub async fn receive(&self, expect: Expect) -> io::Result<Option<Buf>> {
         loop {
-            let completion = self.0.runtime.operate(Op::Receive { socket: self.0.raw, expect }).await;
+            let completion = self.descriptor.runtime.operate(Op::Receive { socket: self.descriptor.raw, expect }).await;
             match received(completion.result, completion.lease) {
                 Err(error) if error.raw_os_error() == Some(libc::ENOBUFS) => {
-                    self.0.runtime.receive_pool().available().await;
+                    self.descriptor.runtime.receive_pool().available().await;
                 }
                 result => return result,
             }
@@ -57,7 +66,7 @@ impl Socket {
     /// # Errors
     /// `WouldBlock` when it is full: [`Socket::writable`] waits for room; else as send(2).
     pub fn try_send(&self, bytes: &[u8], more: More) -> io::Result<usize> {
-        self.0.runtime.driver().send(self.0.raw, bytes, more)
+        self.descriptor.runtime.driver().send(self.descriptor.raw, bytes, more)
     }
 
     /// As [`Socket::try_send`], of two pieces, one behind the other.
@@ -65,7 +74,7 @@ impl Socket {
     /// # Errors
     /// As [`Socket::try_send`].
     pub fn try_send_pair(&self, first: &[u8], second: &[u8], more: More) -> io::Result<usize> {
-        self.0.runtime.driver().send_pair(self.0.raw, first, second, more)
+        self.descriptor.runtime.driver().send_pair(self.descriptor.raw, first, second, more)
     }
 
     /// Sends what the socket takes at once of a region of a file whose pages are resident; 0 at the file's end.
@@ -73,7 +82,7 @@ impl Socket {
     /// # Errors
     /// As [`Socket::try_send`].
     pub fn try_send_file(&self, file: &super::fs::File, offset: u64, len: usize) -> io::Result<usize> {
-        self.0.runtime.driver().send_file(self.0.raw, file.raw(), offset, len)
+        self.descriptor.runtime.driver().send_file(self.descriptor.raw, file.raw(), offset, len)
     }
 
     /// Moves out of a pipe what the socket takes at once; the rest stays in the pipe. 0 if that is empty.
@@ -81,7 +90,7 @@ impl Socket {
     /// # Errors
     /// As [`Socket::try_send`].
     pub fn try_drain(&self, pipe: &mut Pipe, more: More) -> io::Result<usize> {
-        self.0.runtime.driver().drain_pipe(pipe, self.0.raw, more)
+        self.descriptor.runtime.driver().drain_pipe(pipe, self.descriptor.raw, more)
     }
 
     /// Sends what the socket takes at once of a buffer's bytes behind the first `from`, without copying them, and waits until the
@@ -89,7 +98,8 @@ impl Socket {
     /// with an error: that is `WouldBlock` when the socket is full, `EOPNOTSUPP` where it can't be done (a Unix socket),
     /// `ENOMEM` where it can't be done now; else as send(2).
     pub async fn send_zero_copy(&self, buf: Buf, from: usize) -> (io::Result<usize>, Buf) {
-        let completion = self.0.runtime.operate(Op::SendZeroCopy { socket: self.0.raw, buf, from }).await;
+        let completion =
+            self.descriptor.runtime.operate(Op::SendZeroCopy { socket: self.descriptor.raw, buf, from }).await;
         let Some(Op::SendZeroCopy { buf, .. }) = completion.op else {
             panic!("driver invariant: a send came back without its buffer")
         };
@@ -99,7 +109,7 @@ impl Socket {
     /// While it is on, only full packets leave; switching it off sends the rest (tcp(7), `TCP_CORK`).
     pub fn cork(&self, on: bool) {
         // A Unix socket has no packets to fill, and one that has failed says so when it is used.
-        let _ = self.0.runtime.driver().set_option(self.0.raw, SocketOption::Cork(on));
+        let _ = self.descriptor.runtime.driver().set_option(self.descriptor.raw, SocketOption::Cork(on));
     }
 
     /// Waits until the socket can take bytes, or has failed.
@@ -117,18 +127,28 @@ impl Socket {
     /// # Errors
     /// As shutdown(2).
     pub fn shutdown_write(&self) -> io::Result<()> {
-        self.0.runtime.driver().shutdown_write(self.0.raw)
+        self.descriptor.runtime.driver().shutdown_write(self.descriptor.raw)
     }
 
     /// Makes closing it a reset, so that the peer can tell a broken reply from a whole one.
     pub fn reset_on_close(&self) {
         // A socket that can't take the option is gone already.
-        let _ = self.0.runtime.driver().set_option(self.0.raw, SocketOption::ResetOnClose);
+        let _ = self.descriptor.runtime.driver().set_option(self.descriptor.raw, SocketOption::ResetOnClose);
+    }
+
+    /// Has the kernel send at most so many bytes a second from now on, those in the send queue included; `None` lifts that. A
+    /// rate that it has already been told costs nothing. On a Unix socket there is no such bound.
+    pub fn limit_rate(&self, rate: Option<u64>) {
+        let rate = rate.unwrap_or(NO_RATE);
+        if self.rate.replace(rate) != rate {
+            // A socket that can't take the option is gone already.
+            let _ = self.descriptor.runtime.driver().set_option(self.descriptor.raw, SocketOption::MaxPacingRate(rate));
+        }
     }
 
     async fn poll_for(&self, interest: Interest) {
         // A poll that fails names a socket that has failed: the next call on it says how.
-        let _ = self.0.runtime.operate(Op::Poll { socket: self.0.raw, interest }).await;
+        let _ = self.descriptor.runtime.operate(Op::Poll { socket: self.descriptor.raw, interest }).await;
     }
 }
 

@@ -311,6 +311,8 @@ worker_metrics! {
     transfers: Gauge;
     /// Replies with a part of what was asked for (206).
     ranges: Counter;
+    /// Replies that were held to a rate.
+    paced_replies: Counter;
     /// Replies cut because the file became shorter than was promised.
     truncated: Counter;
     /// Connections closed because the client fell behind its minimum rate.

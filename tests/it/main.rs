@@ -10,4 +10,5 @@ mod media;
 mod operations;
 mod paths;
 mod ranges;
+mod rates;
 mod support;

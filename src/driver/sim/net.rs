@@ -90,6 +90,12 @@ impl Client {
         }
     }
 
+    /// The rate that the server has asked the kernel to keep, in bytes a second; `u64::MAX` for none. It is only noted: how
+    /// fast a client takes bytes is up to the test.
+    pub fn max_pacing_rate(&self) -> u64 {
+        self.0.borrow().max_pacing_rate
+    }
+
     /// Its own address.
     pub fn address(&self) -> SocketAddr {
         self.0.borrow().peer
@@ -189,6 +195,7 @@ pub(super) struct Connection {
     /// Reported by the next call, once (`sk_err`).
     error: Option<i32>,
     pub reset_on_close: bool,
+    pub max_pacing_rate: u64,
 }
 
 impl Connection {
@@ -207,6 +214,7 @@ impl Connection {
             reset_by_server: false,
             error: None,
             reset_on_close: false,
+            max_pacing_rate: u64::MAX,
         }
     }
 

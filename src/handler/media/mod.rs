@@ -7,24 +7,27 @@
 //! 4. for a text type, a precompressed sibling that the client accepts (R11);
 //! 5. the conditions (R1–R3), against validators from the very descriptor that is sent (R13);
 //! 6. the ranges (R4–R9);
-//! 7. the reply.
+//! 7. the reply, held to the route's rates.
 //!
 //! CORS fields go on every reply, whatever its status (H2).
 
 mod listing;
 mod open_files;
+mod rates;
 mod shared;
 
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::Instant;
 
 use http::{Method, StatusCode};
 
 use self::listing::Listing;
 use self::open_files::{Current, Found, NotFound, OpenFile, OpenFiles};
+use self::rates::Rates;
 use self::shared::Shared;
 use crate::config::MediaConfig;
-use crate::http::{Answer, Body, FileRegion, Handler, MakeHandler, Request, Response, Segment, Worker};
+use crate::http::{AddressRates, Answer, Body, FileRegion, Handler, MakeHandler, Request, Response, Segment, Worker};
 use crate::limits::Limits;
 use crate::proto::conditional::{self, REPEATED_IN_NOT_MODIFIED, Validators, Verdict};
 use crate::proto::content_coding::{self, Coding};
@@ -37,7 +40,11 @@ use crate::proto::{disposition, media_type};
 
 /// A folder of media as a handler; each worker has its own open-file cache.
 #[derive(Clone, Debug)]
-pub struct Media(MediaConfig);
+pub struct Media {
+    config: MediaConfig,
+    /// What all workers' transfers of one client share.
+    addresses: Option<Arc<AddressRates>>,
+}
 
 impl Media {
     /// Serves the folder that the configuration names.
@@ -46,13 +53,14 @@ impl Media {
     /// The operator's fault: what of the configuration can't be used.
     pub fn new(config: MediaConfig) -> Result<Self, crate::error::Error> {
         config.check().map_err(crate::error::Error::operator)?;
-        Ok(Media(config))
+        let addresses = config.limit_rate_address.map(AddressRates::new);
+        Ok(Media { config, addresses })
     }
 }
 
 impl MakeHandler for Media {
     fn make(&self, worker: &Rc<Worker>) -> Rc<dyn Handler> {
-        Rc::new(MediaHandler(Rc::new(Folder::new(&self.0, worker))))
+        Rc::new(MediaHandler(Rc::new(Folder::new(self, worker))))
     }
 }
 
@@ -80,10 +88,12 @@ struct Folder {
     cache_control: Vec<(Pattern, String)>,
     shared: Rc<Shared>,
     files: OpenFiles,
+    rates: Option<Rates>,
 }
 
 impl Folder {
-    fn new(config: &MediaConfig, worker: &Rc<Worker>) -> Self {
+    fn new(media: &Media, worker: &Rc<Worker>) -> Self {
+        let config = &media.config;
         // `Media::new` has let only what parses through.
         let origins = config.cors.as_ref().and_then(|cors| Origins::parse(cors.iter().map(String::as_str)).ok());
         let rule = |rule: &crate::config::CacheRule| Some((Pattern::parse(&rule.pattern).ok()?, rule.value.clone()));
@@ -95,6 +105,7 @@ impl Folder {
             cache_control: config.cache_control.iter().filter_map(rule).collect(),
             files: OpenFiles::new(&config.root, worker, &shared),
             shared,
+            rates: Rates::of(config, media.addresses.clone()),
         }
     }
 
@@ -110,7 +121,8 @@ impl Folder {
             .filter(|_| !path.trailing_slash && (!path.hidden || self.config.hidden))?;
         let alone = !self.describe(&file, &path.path).negotiable
             || content_coding::acceptable(request.fields()).next().is_none();
-        alone.then(|| self.reply(request, &path.path, &file, None, Some(believed)))
+        let at_hand = alone && self.rates.as_ref().is_none_or(|rates| rates.are_known(&file));
+        at_hand.then(|| self.reply(request, &path.path, &file, None, Some(believed)))
     }
 
     /// The same reply, with what other sites' pages may do with it.
@@ -208,6 +220,10 @@ impl Folder {
     async fn file(&self, request: &Request, path: &[u8], plain: Rc<OpenFile>) -> Response {
         let negotiable = self.describe(&plain, path).negotiable;
         let sibling = if negotiable { self.sibling(request, path, &plain).await } else { None };
+        if let Some(rates) = &self.rates {
+            let file = sibling.as_ref().map_or(&plain, |(file, _)| file);
+            Box::pin(rates.learn(&self.worker, file)).await;
+        }
         self.reply(request, path, &plain, sibling, None)
     }
 
@@ -283,7 +299,12 @@ impl Folder {
                 piece(ByteRange { start: 0, end: version.len })
             }
         };
-        Response::from_head(head).with_body(body).which_holds(holds)
+        let response = Response::from_head(head).with_body(body);
+        match &self.rates {
+            // Each is paced anew.
+            Some(rates) => rates.hold(response, file, request.peer()),
+            None => response.which_holds(holds),
+        }
     }
 
     /// A sibling with a coding that the client accepts, not older than the file itself.

@@ -22,6 +22,7 @@ use nix::sys::stat::{Mode, fstat};
 
 use super::Description;
 use super::listing::{Entry, EntryKind, Listing};
+use super::rates::Bitrate;
 use super::shared::{Cached, Entries, Shared};
 use crate::driver::{FileKind, FileStat};
 use crate::http::{Holds, Worker};
@@ -91,6 +92,8 @@ pub struct OpenFile {
     identity: (u64, u64),
     /// What its path says of it.
     pub(super) description: OnceCell<Description>,
+    /// What the media in it tells.
+    pub(super) bitrate: Bitrate,
     known: RefCell<Option<Known>>,
 }
 
@@ -356,6 +359,7 @@ impl OpenFiles {
                 worker: self.worker.clone(),
                 identity: identity(&stat),
                 description: OnceCell::new(),
+                bitrate: Bitrate::default(),
                 known: RefCell::default(),
             }))),
         }
