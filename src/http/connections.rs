@@ -311,6 +311,7 @@ impl Connections {
         };
         match send::known(worker, &socket, &known) {
             Repeated::Whole => {
+                worker.metrics.known_replies.increment();
                 worker.count_answer(known.status);
                 worker.note_quick();
                 // Before the next receive, which may need just this buffer.

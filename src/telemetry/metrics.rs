@@ -321,6 +321,10 @@ worker_metrics! {
     requests_malformed: Counter;
     /// Panics of a handler, each caught at its connection.
     handler_panics: Counter;
+    /// Times that a full send queue was waited for: as often as clients are slower than the server.
+    full_send_queues: Counter;
+    /// Replies that were known by their request's bytes.
+    known_replies: Counter;
     /// Turns of a transfer that had to wait for the disk.
     cold_reads: Counter;
     /// Files that were found open in the cache.
@@ -331,6 +335,8 @@ worker_metrics! {
     receive_buffers_in_use: Gauge;
     /// Transfer buffers, one high water mark each, that are lent out.
     transfer_buffers_in_use: Gauge;
+    /// Bytes of a connection that may wait unsent in the kernel before its socket counts as full (TCP_NOTSENT_LOWAT).
+    notsent_lowat_bytes: Gauge;
     /// Pipes that are open, lent out or not.
     pipes_open: Gauge;
     /// Pipes that are lent out.

@@ -13,7 +13,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("server", &["router", "handler", "http", "rt", "driver", "config", "telemetry", "error", "limits"]),
     ("router", &["http"]),
     ("handler", &["http", "rt", "driver", "proto", "config", "telemetry", "error", "limits"]),
-    ("http", &["rt", "driver", "proto", "telemetry", "error", "limits"]),
+    ("http", &["rt", "driver", "proto", "config", "telemetry", "error", "limits"]),
     ("rt", &["driver"]),
     ("driver", &[]),
     ("proto", &[]),
