@@ -180,3 +180,192 @@ fn hash(bytes: &[u8]) -> u64 {
     let last = rest.iter().fold(0, |word, byte| word << 8 | u64::from(*byte));
     fold(fold(state, last), FACTOR)
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::driver::Setup;
+    use crate::driver::sim::{Faults, Sim, World};
+    use crate::http::{Response, Segment};
+    use crate::rt::Runtime;
+    use crate::rt::offload::Offload;
+    use crate::rt::task::Tasks;
+    use crate::telemetry::access_log::{AccessLog, Destination, Format};
+
+    const HEAD: &[u8] = b"HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\n";
+    const HOT_FILES: usize = 100_000;
+    const MOMENT: Duration = Duration::from_millis(1);
+
+    /// A worker over the fake kernel, at the beginning of a second.
+    fn worker(hot_files: usize, access_log: Option<AccessLog>) -> Rc<Worker> {
+        let setup = Setup { in_flight: 1, receive_buffers: (1, 1024), transfer_buffers: (1, 1024) };
+        let driver = Box::new(Sim::new(&World::new(0, Faults::NONE), &setup));
+        let runtime =
+            Runtime::new(driver, Tasks::new().expect("an eventfd"), Offload::start(0, 1).expect("no threads"));
+        Worker::new(&runtime, Limits { hot_files, ..Limits::default() }, Arc::default(), access_log)
+    }
+
+    /// What is known of a request through the first gate.
+    fn look_up(worker: &Worker, request: &[u8]) -> Lookup {
+        worker.known_replies.look_up(worker, 0, request)
+    }
+
+    fn known(worker: &Worker, request: &[u8]) -> Option<Rc<Known>> {
+        match look_up(worker, request) {
+            Lookup::Known(known) => Some(known),
+            Lookup::Unknown(_) => None,
+        }
+    }
+
+    /// Answers a request through the first gate with this body, which holds so long, as an exchange does.
+    fn answer(worker: &Worker, request: &[u8], body: Body, time: Duration, stat: Option<FileStat>) {
+        if let Lookup::Unknown(Some(asked)) = look_up(worker, request) {
+            let holds = Holds { until: worker.runtime.now() + time, stat };
+            let reply = Reply { status: 200, head: HEAD, body: &body, holds: &holds };
+            worker.known_replies.keep(worker, 0, *asked, &reply);
+        }
+    }
+
+    /// Answers it twice with these bytes, which is what it takes to be known.
+    fn teach(worker: &Worker, request: &[u8], body: &[u8]) {
+        for _ in 0..2 {
+            answer(worker, request, Body::Bytes(body.to_vec().into()), MOMENT, None);
+        }
+    }
+
+    fn pass(worker: &Worker, time: Duration) {
+        worker.runtime.set_now(worker.runtime.now() + time);
+    }
+
+    /// Places that are taken, and what stands in them, in bytes.
+    fn held(worker: &Worker) -> (usize, usize) {
+        let places = worker.known_replies.places.borrow();
+        let lens: Vec<usize> =
+            places.iter().flat_map(|place| &place.known).map(|known| known.request.len() + known.bytes.len()).collect();
+        (lens.len(), lens.iter().sum())
+    }
+
+    #[test]
+    fn a_reply_is_known_from_the_third_time_on_and_no_longer_than_it_holds() {
+        let worker = worker(HOT_FILES, None);
+        teach(&worker, b"GET /a", b"body");
+        let reply = known(&worker, b"GET /a").expect("it came twice");
+        assert_eq!((reply.bytes(), reply.head_len(), reply.status), (&*[HEAD, b"body"].concat(), HEAD.len(), 200));
+        assert!(known(&worker, b"GET /A").is_none() && known(&worker, b"GET /a ").is_none());
+        pass(&worker, MOMENT - Duration::from_nanos(1));
+        assert!(known(&worker, b"GET /a").is_some());
+        pass(&worker, Duration::from_nanos(1));
+        assert!(known(&worker, b"GET /a").is_none());
+        drop(reply);
+        assert_eq!(worker.hot_files.left(), HOT_FILES, "what does not hold any more takes no memory");
+    }
+
+    #[test]
+    fn a_date_is_not_repeated_in_the_next_second() {
+        let worker = worker(HOT_FILES, None);
+        for _ in 0..2 {
+            answer(&worker, b"GET /a", "body".into(), Duration::from_secs(9), None);
+        }
+        pass(&worker, Duration::from_millis(999));
+        assert!(known(&worker, b"GET /a").is_some());
+        pass(&worker, MOMENT);
+        assert!(known(&worker, b"GET /a").is_none());
+    }
+
+    #[test]
+    fn a_reply_is_known_at_its_own_gate_only() {
+        let worker = worker(HOT_FILES, None);
+        teach(&worker, b"GET /a", b"body");
+        assert!(matches!(worker.known_replies.look_up(&worker, 1, b"GET /a"), Lookup::Unknown(_)));
+        assert!(known(&worker, b"GET /a").is_some());
+    }
+
+    #[test]
+    fn nothing_is_known_while_the_server_drains_or_writes_a_log() {
+        let draining = worker(HOT_FILES, None);
+        teach(&draining, b"GET /a", b"body");
+        draining.draining.set(true);
+        assert!(matches!(look_up(&draining, b"GET /a"), Lookup::Unknown(None)));
+        let log = AccessLog::start(Destination::File("/dev/null".into()), Format::Text, 4096).expect("a log");
+        let logging = worker(HOT_FILES, Some(log));
+        (0..3).for_each(|_| assert!(matches!(look_up(&logging, b"GET /a"), Lookup::Unknown(None))));
+    }
+
+    #[test]
+    fn what_is_not_worth_keeping_is_not_kept() {
+        let worker = worker(HOT_FILES, None);
+        #[track_caller]
+        fn check(worker: &Worker, request: &[u8], body: impl Fn() -> Body, stat: Option<FileStat>, kept: bool) {
+            (0..2).for_each(|_| answer(worker, request, body(), MOMENT, stat));
+            assert_eq!(known(worker, request).is_some(), kept);
+        }
+        let (longest, too_long) = (vec![b'r'; Limits::KNOWN_REQUEST_LEN], vec![b'r'; Limits::KNOWN_REQUEST_LEN + 1]);
+        check(&worker, &longest, Body::default, None, true);
+        check(&worker, &too_long, Body::default, None, false);
+        let bytes = |len: usize| move || Body::Bytes(vec![0; len].into());
+        check(&worker, b"a", bytes(Limits::SMALL_REPLY_LEN), None, true);
+        check(&worker, b"b", bytes(Limits::SMALL_REPLY_LEN + 1), None, false);
+        check(&worker, b"c", || Body::stream(futures_util::stream::empty()), None, false);
+        check(&worker, b"d", || Body::Segments(vec![Segment::Bytes("part".into())]), None, false);
+        // Only a descriptor that is asked again says that the head of a file still holds.
+        let kind = crate::driver::FileKind::Regular;
+        let stat = FileStat { kind, len: 4, device: 1, inode: 2, modified_ns: 3, changed_ns: 4 };
+        check(&worker, b"e", Body::default, Some(stat), false);
+        check(&worker, b"f", bytes(4), Some(stat), false);
+        assert!(Response::new(http::StatusCode::OK).holds.is_none(), "a handler has to say so");
+    }
+
+    /// Two requests of the same length with the same hash: a word that equals the state before it makes it zero.
+    #[test]
+    fn requests_whose_hashes_collide_are_told_apart() {
+        const FACTOR: u64 = 0x9E37_79B9_7F4A_7C15;
+        let start = 16 ^ FACTOR;
+        let product = u128::from(start ^ 1) * u128::from(FACTOR);
+        let state = product as u64 ^ (product >> 64) as u64;
+        let request = |words: [u64; 2]| words.map(u64::to_le_bytes).concat();
+        let (one, other) = (request([start, 0]), request([1, state]));
+        assert!(one != other && hash(&one) == hash(&other), "this test has to follow the hash");
+        let worker = worker(HOT_FILES, None);
+        teach(&worker, &one, b"one");
+        assert!(known(&worker, &other).is_none());
+        teach(&worker, &other, b"other");
+        assert!(known(&worker, &other).expect("the last").bytes().ends_with(b"other"));
+        assert!(known(&worker, &one).is_none());
+    }
+
+    /// Promise 1: however many requests there are, they take no more than the places and the bytes that there are.
+    #[test]
+    fn promise1_a_flood_of_requests_replaces_and_never_grows() {
+        for hot_files in [0, HOT_FILES, 100 * HOT_FILES] {
+            let worker = worker(hot_files, None);
+            let mut most = 0;
+            for number in 0..5 * Limits::KNOWN_REPLIES {
+                teach(&worker, format!("GET /?{number} HTTP/1.1\r\n\r\n").as_bytes(), &[0; 1000]);
+                let (places, bytes) = held(&worker);
+                assert!(places <= Limits::KNOWN_REPLIES);
+                assert_eq!(hot_files - worker.hot_files.left(), bytes, "every byte is counted, once");
+                most = most.max(bytes);
+            }
+            assert!(most <= hot_files);
+            // As many as there are bytes for; where there are enough, most places are taken.
+            let room = hot_files.min(Limits::KNOWN_REPLIES * 1000);
+            assert!(most >= room * 9 / 10, "{most} bytes of {room}: it is no flood");
+            worker.known_replies.clear();
+            assert_eq!((held(&worker), worker.hot_files.left()), ((0, 0), hot_files));
+        }
+    }
+
+    /// Promise 1: what a slow client still reads stays counted when another reply has taken its place.
+    #[test]
+    fn promise1_a_reply_that_is_still_sent_stays_counted() {
+        let worker = worker(HOT_FILES, None);
+        teach(&worker, b"GET /a", &[0; 1000]);
+        let under_way = known(&worker, b"GET /a").expect("it came twice");
+        worker.known_replies.clear();
+        assert!(HOT_FILES - worker.hot_files.left() > 1000);
+        drop(under_way);
+        assert_eq!(worker.hot_files.left(), HOT_FILES);
+    }
+}
