@@ -7,14 +7,14 @@
 //!
 //! **Bounds.** A table of [`Limits::KNOWN_REPLIES`] places; a reply stands in the one that its request's hash names, so nothing is
 //! searched and a flood of distinct requests replaces, never grows. It is kept when its request comes a second time, so that
-//! what is asked for once costs no copy. Its bytes count as hot files. A file is held weakly: closing it is the open-file
-//! cache's affair.
+//! what is asked for once costs no copy. Its bytes count as hot files, and what does not hold any more gives way when those are
+//! used up. A file is held weakly: closing it is the open-file cache's affair.
 //!
 //! **Truth.** What is answered from a file is answered only if fstat still says what it said when the head was made; what is
 //! answered from memory is one version, whole, and no older than `hot_file_valid`. A Date is not older than its second.
 //! Not used at all while an access log is written (its line needs the request's parts) or the server drains.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::rc::{Rc, Weak};
 use std::time::{Duration, Instant, UNIX_EPOCH};
 
@@ -29,6 +29,8 @@ use crate::rt::fs::File;
 /// The known replies of one worker.
 pub(super) struct KnownReplies {
     places: RefCell<Vec<Place>>,
+    /// No reply ceases to hold before that; `None` while there is none.
+    next_expiry: Cell<Option<Instant>>,
 }
 
 /// Where replies to requests with this hash stand.
@@ -101,7 +103,7 @@ impl KnownReplies {
     /// No place is taken.
     pub(super) fn new() -> Self {
         let places = std::iter::repeat_with(Place::default).take(Limits::KNOWN_REPLIES).collect();
-        KnownReplies { places: RefCell::new(places) }
+        KnownReplies { places: RefCell::new(places), next_expiry: Cell::new(None) }
     }
 
     /// What is known of a request that came through this gate.
@@ -134,12 +136,23 @@ impl KnownReplies {
             }
             _ => return,
         };
-        let Some(share) = worker.hot_files.take(asked.request.len() + head.len() + body.len()) else { return };
+        let Some(share) = worker.hot_share(asked.request.len() + head.len() + body.len()) else { return };
         let Asked { request, hash } = asked;
         let until = holds.until.min(end_of_second(worker));
         let bytes = [head, body].concat();
         let known = Known { gate, request, status, head_len: head.len(), bytes, region, until, _share: share };
         self.places.borrow_mut()[place(hash)].known = Some(Rc::new(known));
+        self.next_expiry.set(Some(self.next_expiry.get().map_or(until, |expiry| expiry.min(until))));
+    }
+
+    /// Forgets what does not hold any more. Free while all of it does.
+    pub(super) fn forget_expired(&self, now: Instant) {
+        if self.next_expiry.get().is_none_or(|expiry| now < expiry) {
+            return;
+        }
+        let mut places = self.places.borrow_mut();
+        places.iter_mut().for_each(|place| drop(place.known.take_if(|known| known.until <= now)));
+        self.next_expiry.set(places.iter().flat_map(|place| &place.known).map(|known| known.until).min());
     }
 
     /// Forgets everything: requests are answered by other rules from now on.
@@ -367,5 +380,16 @@ mod tests {
         assert!(HOT_FILES - worker.hot_files.left() > 1000);
         drop(under_way);
         assert_eq!(worker.hot_files.left(), HOT_FILES);
+    }
+
+    /// Replies that do not hold any more, to requests that never come again, make room for others.
+    #[test]
+    fn a_flood_that_is_over_locks_nobody_out() {
+        let worker = worker(HOT_FILES, None);
+        (0..1000).for_each(|number| teach(&worker, format!("GET /?{number}").as_bytes(), &[0; 1000]));
+        assert!(worker.hot_files.left() < 2000, "the flood took all there was");
+        pass(&worker, MOMENT);
+        teach(&worker, b"GET /popular", &[0; 1000]);
+        assert!(known(&worker, b"GET /popular").is_some());
     }
 }
