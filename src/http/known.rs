@@ -31,6 +31,8 @@ pub(super) struct KnownReplies {
     places: RefCell<Vec<Place>>,
     /// No reply ceases to hold before that; `None` while there is none.
     next_expiry: Cell<Option<Instant>>,
+    /// How often everything was forgotten: what was asked before is not kept after.
+    forgotten: Cell<u64>,
 }
 
 /// Where replies to requests with this hash stand.
@@ -66,6 +68,8 @@ struct Region {
 pub(super) struct Asked {
     request: Box<[u8]>,
     hash: u64,
+    /// See [`KnownReplies::clear`].
+    forgotten: u64,
 }
 
 /// What is known of a request.
@@ -103,7 +107,7 @@ impl KnownReplies {
     /// No place is taken.
     pub(super) fn new() -> Self {
         let places = std::iter::repeat_with(Place::default).take(Limits::KNOWN_REPLIES).collect();
-        KnownReplies { places: RefCell::new(places), next_expiry: Cell::new(None) }
+        KnownReplies { places: RefCell::new(places), next_expiry: Cell::new(None), forgotten: Cell::new(0) }
     }
 
     /// What is known of a request that came through this gate.
@@ -121,11 +125,16 @@ impl KnownReplies {
             }
         }
         let came_before = std::mem::replace(&mut place.seen, hash) == hash;
-        Lookup::Unknown(came_before.then(|| Box::new(Asked { request: request.into(), hash })))
+        Lookup::Unknown(
+            came_before.then(|| Box::new(Asked { request: request.into(), hash, forgotten: self.forgotten.get() })),
+        )
     }
 
     /// Keeps a reply, if it is short enough, or a file's, and there is room.
     pub(super) fn keep(&self, worker: &Worker, gate: usize, asked: Asked, reply: &Reply<'_>) {
+        if asked.forgotten != self.forgotten.get() {
+            return;
+        }
         let Reply { status, head, body, holds } = *reply;
         let (body, region): (&[u8], _) = match (body, &holds.stat) {
             // What a head alone says of a file would not be looked at again.
@@ -137,7 +146,7 @@ impl KnownReplies {
             _ => return,
         };
         let Some(share) = worker.hot_share(asked.request.len() + head.len() + body.len()) else { return };
-        let Asked { request, hash } = asked;
+        let Asked { request, hash, .. } = asked;
         let until = holds.until.min(end_of_second(worker));
         let bytes = [head, body].concat();
         let known = Known { gate, request, status, head_len: head.len(), bytes, region, until, _share: share };
@@ -155,8 +164,9 @@ impl KnownReplies {
         self.next_expiry.set(places.iter().flat_map(|place| &place.known).map(|known| known.until).min());
     }
 
-    /// Forgets everything: requests are answered by other rules from now on.
+    /// Forgets everything, what is being answered included: requests are answered by other rules from now on.
     pub(super) fn clear(&self) {
+        self.forgotten.set(self.forgotten.get() + 1);
         self.places.borrow_mut().iter_mut().for_each(|place| *place = Place::default());
     }
 }
