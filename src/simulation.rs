@@ -15,6 +15,7 @@ mod changes;
 mod drain;
 mod exchanges;
 mod guest;
+mod known;
 mod reply;
 mod streams;
 
