@@ -22,7 +22,7 @@ use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::signal::{SigSet, Signal};
 use nix::unistd::Pid;
 
-use crate::config::{self, Config, HandlerConfig, ListenAddress};
+use crate::config::{self, Config, HandlerConfig, ListenAddress, SendPath};
 use crate::driver::Setup;
 use crate::driver::slot::{Event, Token};
 use crate::driver::uring::Uring;
@@ -417,7 +417,18 @@ impl WorkerSeat {
 
     fn runtime(&self) -> io::Result<Rc<Runtime>> {
         let driver = Uring::new(&setup(&self.shared.config.limits))?;
-        Ok(Runtime::new(Box::new(driver), Tasks::new()?, self.offload.clone()))
+        let runtime = Runtime::new(Box::new(driver), Tasks::new()?, self.offload.clone());
+        let send_path = self.shared.config.send_path;
+        let is_supported = match send_path {
+            SendPath::RingSplice => runtime.supports_ring_splice(),
+            SendPath::SendZc => runtime.supports_zero_copy_send(),
+            _ => true,
+        };
+        if !is_supported {
+            let why = format!("this kernel can't do send_path = \"{send_path}\": write auto");
+            return Err(io::Error::new(io::ErrorKind::Unsupported, why));
+        }
+        Ok(runtime)
     }
 
     fn agent(self, runtime: &Rc<Runtime>) -> WorkerAgent {

@@ -15,6 +15,7 @@ mod changes;
 mod drain;
 mod exchanges;
 mod guest;
+mod known;
 mod paced;
 mod reply;
 mod streams;

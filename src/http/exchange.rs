@@ -200,10 +200,11 @@ impl<'a> Account<'a> {
         }
     }
 
-    /// Whether the client said that this request is its last, and it was answered as asked: after a refusal it may still be
-    /// sending (F9).
+    /// Whether the client said that this request is its last, and it was answered as asked and in few bytes. After a refusal it
+    /// may still be sending (F9), and a stray byte of it would cost what has not left yet; a short reply has, in the first
+    /// packets of any connection (RFC 6928).
     fn was_last(&self) -> bool {
-        !self.keeps_alive && self.status < 400
+        !self.keeps_alive && self.status < 400 && self.wire.body_sent.get() <= Limits::SMALL_REPLY_LEN as u64
     }
 
     /// Notes what is about to be answered.
@@ -336,7 +337,7 @@ async fn reply(wire: &Rc<Wire>, account: &mut Account<'_>, response: Response) -
     let Response { head, body, holds } = if response.status().is_informational() { misused() } else { response };
     let persistence = persistence(wire, account.keeps_alive && !head.closes());
     let (body, payload) = frame(head.status, account, body);
-    if !matches!(body, Body::Paced(_)) {
+    if !matches!(body, Body::Paced(_) | Body::Empty) {
         // What an earlier reply on this connection was held to does not hold for this one.
         wire.socket.limit_rate(None);
     }
@@ -344,13 +345,18 @@ async fn reply(wire: &Rc<Wire>, account: &mut Account<'_>, response: Response) -
     encode::encode(&mut bytes, account.version, &head, Some(&wire.worker.date()), payload, persistence);
     account.answer(&head);
     if let (Some(asked), Some(holds)) = (wire.asked.take(), &holds)
-        && (persistence == Persistence::KeepAlive || account.was_last())
+        && (persistence == Persistence::KeepAlive || account.was_last() && is_small(&body))
     {
         let reply = Reply { status: account.status, head: &bytes, body: &body, persistence, holds };
         wire.worker.known_replies.keep(&wire.worker, account.seat.gate(), *asked, &reply);
     }
     let sent = send::reply(wire, &bytes, body, payload).await;
     conclude(wire, account, sent, payload, persistence).await
+}
+
+/// Whether it leaves in the first packets of any connection.
+fn is_small(body: &Body) -> bool {
+    body.len().is_some_and(|len| len <= Limits::SMALL_REPLY_LEN as u64)
 }
 
 /// A known reply that the socket did not take whole.
@@ -438,7 +444,7 @@ async fn after_reply(wire: &Rc<Wire>, account: &Account<'_>, persistence: Persis
     }
     let unread_body = !matches!(wire.incoming.borrow().framing, BodyState::Done | BodyState::Length(0));
     match persistence {
-        // It said that it will send nothing more, and it has the reply that it wanted: nobody is left to be waited for.
+        // It said that it will send nothing more, and what was sent has left: nobody is to be waited for.
         Persistence::Close if account.was_last() && !unread_body && wire.input.borrow().unread().is_empty() => {
             Next::Close
         }

@@ -154,6 +154,14 @@ impl Worker {
         self.draining.get()
     }
 
+    /// A part of the bytes for hot files, for which known replies make room that do not hold any more.
+    pub(crate) fn hot_share(&self, len: usize) -> Option<Share> {
+        self.hot_files.take(len).or_else(|| {
+            self.known_replies.forget_expired(self.runtime.now());
+            self.hot_files.take(len)
+        })
+    }
+
     /// Counts a reply by its status.
     fn count_answer(&self, status: u16) {
         self.metrics.responses.count(status);

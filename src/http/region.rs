@@ -25,7 +25,7 @@ use std::time::{Duration, Instant};
 
 use super::body::FileRegion;
 use super::send::{Unsent, failed_read};
-use super::wire::Wire;
+use super::wire::{Broken, Wire};
 use crate::config::SendPath;
 use crate::driver::{Advice, More};
 use crate::rt::fs::File;
@@ -36,7 +36,7 @@ const AHEAD: Duration = Duration::from_millis(100);
 /// And at most, in bytes.
 const AHEAD_MAX: u64 = 4 << 20;
 
-/// What the disk is asked for by one call, in bytes: that takes some 40 microseconds. More than the device's longest request or
+/// What the disk is asked for by one call, in bytes: that takes some ten microseconds. More than the device's longest request or
 /// its read-ahead, whichever is longer, would not be asked for.
 const STEP: u64 = 128 << 10;
 
@@ -106,11 +106,15 @@ impl<'a> Turns<'a> {
     }
 
     /// Asks the disk for the next step behind what it was asked for, once the reader at `offset` is near enough for all of it.
+    /// If that is cold, too, more of it is expected.
     fn read_ahead(&mut self, offset: u64, window: u64) {
         let from = self.asked.max(offset);
         let to = (from + STEP).min(self.region.range.end);
         if from < to && to <= offset + window {
-            self.region.file.advise(from, to - from, Advice::WillNeed);
+            if !self.region.file.is_resident(from, 1).unwrap_or(false) {
+                self.expected = from + EXPECTED;
+                self.region.file.advise(from, to - from, Advice::WillNeed);
+            }
             self.asked = to;
         }
     }
@@ -147,12 +151,19 @@ impl<'a> Turns<'a> {
         if read.map_err(failed_read)? == 0 {
             return Ok(Ok(0));
         }
-        match self.wire.socket.send_zero_copy(buf, 0).await {
-            // A Unix socket.
-            (Err(error), buf) if error.raw_os_error() == Some(libc::EOPNOTSUPP) => {
+        // The buffer comes back when the client has the bytes: one that takes none is not waited for longer than any other.
+        self.wire.timer.set_after(self.wire.worker.limits.rate_grace);
+        let sent = self.wire.timer.race(self.wire.socket.send_zero_copy(buf, 0)).await;
+        self.wire.timer.set(None);
+        match sent {
+            Err(_) => Err(Broken::Slow.into()),
+            // A Unix socket, or too much memory is locked already.
+            Ok((Err(error), buf))
+                if matches!(error.raw_os_error(), Some(libc::EOPNOTSUPP | libc::ENOMEM | libc::ENOBUFS)) =>
+            {
                 Ok(self.wire.try_send(&buf, More::No))
             }
-            (sent, _) => Ok(sent),
+            Ok((sent, _)) => Ok(sent),
         }
     }
 }

@@ -27,7 +27,7 @@ use super::region::Turns;
 use super::wire::{Broken, Wire};
 use crate::config::SendPath;
 use crate::driver::More;
-use crate::driver::buf::Buf;
+use crate::driver::buf::{Buf, BufferPool};
 use crate::error::Error;
 use crate::limits::Limits;
 use crate::proto::http1::chunked::{CHUNK_END, ChunkHead, LAST_CHUNK};
@@ -83,14 +83,16 @@ fn at_once(wire: &Wire, head: &[u8], body: &Body) -> Result<Sent, Unsent> {
         Body::Empty => (wire.try_send(head, More::No), head.len()),
         Body::Bytes(bytes) if bytes.len() > wire.worker.limits.high_water_mark => return Ok(Sent::Part(0)),
         Body::Bytes(bytes) => {
-            let joined = (bytes.len() <= Limits::SMALL_REPLY_LEN).then(|| joined(wire, head, bytes)).flatten();
+            let joined = (bytes.len() <= Limits::SMALL_REPLY_LEN)
+                .then(|| joined(wire.runtime().transfer_pool(), head, bytes))
+                .flatten();
             let result = match joined {
                 Some(buf) => wire.try_send(&buf, More::No),
                 None => wire.try_send_pair(head, bytes, More::No),
             };
             (result, head.len() + bytes.len())
         }
-        Body::File(region) => match small_file(wire, head, region) {
+        Body::File(region) => match small_file(wire.runtime().transfer_pool(), head, region) {
             Some(buf) => (wire.try_send(&buf, More::No), buf.len()),
             None if goes_at_once(&wire.worker, region) => return one_turn(wire, head, region),
             None => return Ok(Sent::Part(0)),
@@ -146,52 +148,57 @@ pub(super) enum Repeated {
     NotNow,
 }
 
-/// Sends what the socket takes at once of a known reply.
+/// Sends what the socket takes at once of a known reply, in the way of any other with this body.
 pub(super) fn known(worker: &Worker, socket: &Socket, known: &Known) -> Repeated {
     let Ok(region) = known.region() else { return Repeated::NotNow };
     // What an earlier reply on this connection was held to does not hold for this one.
     socket.limit_rate(None);
     let bytes = known.bytes();
-    let Some(region) = region else {
-        let sent = socket.try_send(bytes, More::No).unwrap_or(0);
-        worker.metrics.bytes_sent.add(sent.saturating_sub(known.head_len()) as u64);
-        return if sent == bytes.len() { Repeated::Whole } else { Repeated::Part { region: None, sent } };
+    let whole = bytes.len() + region.as_ref().map_or(0, |region| region.range.len() as usize);
+    let sent = match &region {
+        None => socket.try_send(bytes, More::No).unwrap_or(0),
+        Some(region) => match small_file(worker.runtime.transfer_pool(), bytes, region) {
+            Some(buf) => socket.try_send(&buf, More::No).unwrap_or(0),
+            None => match known_turn(worker, socket, bytes, region) {
+                Some(sent) => sent,
+                None => return Repeated::NotNow,
+            },
+        },
     };
-    let len = region.range.len();
-    if !goes_at_once(worker, &region) || !region.file.is_resident(region.range.start, len as usize).unwrap_or(false) {
-        return Repeated::NotNow;
+    worker.metrics.bytes_sent.add(sent.saturating_sub(known.head_len()) as u64);
+    if sent == whole { Repeated::Whole } else { Repeated::Part { region, sent } }
+}
+
+/// Sends known bytes, and behind them a region of one turn that is too long to be joined to them; `None` if it is another.
+fn known_turn(worker: &Worker, socket: &Socket, bytes: &[u8], region: &FileRegion) -> Option<usize> {
+    let FileRegion { file, range } = region;
+    let len = range.len() as usize;
+    if !goes_at_once(worker, region) || !file.is_resident(range.start, len).unwrap_or(false) {
+        return None;
     }
-    let mut sent = socket.try_send(bytes, before(len == 0)).unwrap_or(0);
-    if sent == bytes.len() {
-        let of_body = socket.try_send_file(&region.file, region.range.start, len as usize).unwrap_or(0);
-        worker.metrics.bytes_sent.add(of_body as u64);
-        sent += of_body;
-        if of_body as u64 == len {
-            return Repeated::Whole;
-        }
-    }
-    Repeated::Part { region: Some(region), sent }
+    let sent = socket.try_send(bytes, More::Follows).unwrap_or(0);
+    let of_body = if sent < bytes.len() { 0 } else { socket.try_send_file(file, range.start, len).unwrap_or(0) };
+    Some(sent + of_body)
 }
 
 /// A buffer that begins with the head and has room for so much body, if one is free and long enough.
-fn headed(wire: &Wire, head: &[u8], len: usize) -> Option<Buf> {
-    let pool = wire.runtime().transfer_pool();
+fn headed(pool: &BufferPool, head: &[u8], len: usize) -> Option<Buf> {
     let mut buf = if head.len() + len <= pool.block_len() { pool.try_take()? } else { return None };
     buf.append(head);
     Some(buf)
 }
 
 /// Head and bytes in one buffer.
-fn joined(wire: &Wire, head: &[u8], bytes: &[u8]) -> Option<Buf> {
-    let mut buf = headed(wire, head, bytes.len())?;
+fn joined(pool: &BufferPool, head: &[u8], bytes: &[u8]) -> Option<Buf> {
+    let mut buf = headed(pool, head, bytes.len())?;
     buf.append(bytes);
     Some(buf)
 }
 
 /// Head and file region in one buffer, if the region is small and all of it is in the page cache.
-fn small_file(wire: &Wire, head: &[u8], region: &FileRegion) -> Option<Buf> {
+fn small_file(pool: &BufferPool, head: &[u8], region: &FileRegion) -> Option<Buf> {
     let len = usize::try_from(region.range.len()).ok().filter(|len| *len <= Limits::SMALL_REPLY_LEN)?;
-    let mut buf = headed(wire, head, len)?;
+    let mut buf = headed(pool, head, len)?;
     // What is cold, has shrunk or can't be read is left to the path that can wait and say which.
     let read = region.file.read_resident(region.range.start, &mut buf.spare_mut()[..len]).ok()?;
     buf.advance(read);

@@ -176,7 +176,7 @@ impl Wire {
 
     /// Waits until the socket can take more, at the pace that a reader has to keep. Nothing pooled is held meanwhile.
     pub(super) async fn writable(&self, pace: &mut Pace) -> Result<(), Broken> {
-        self.worker.metrics.full_send_queues.increment();
+        self.worker.metrics.send_queue_waits.increment();
         self.input.borrow_mut().spill();
         let since = self.runtime().now();
         self.timer.set(Some(since + pace.patience()));

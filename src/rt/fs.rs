@@ -2,6 +2,7 @@
 
 use std::ffi::CString;
 use std::io;
+use std::ops::Range;
 use std::os::fd::{OwnedFd, RawFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
@@ -14,8 +15,12 @@ use crate::driver::op::{Closing, Op, OpenHow, Resolve};
 use crate::driver::pipe::Pipe;
 use crate::driver::{Advice, FileKind, FileStat};
 
-/// Distance of the pages that are looked at where others are still coming, in bytes.
-const ARRIVAL_STEP: usize = 16 << 10;
+/// Distance of the pages that are looked at where others are still coming, in bytes: each page, because parts come in any order.
+const ARRIVAL_STEP: usize = 4 << 10;
+
+/// Distance of the pages that are looked at where none was asked for lately, in bytes. Who asks for a few bytes here and there
+/// makes islands of pages; a longer step would take them for the whole.
+const PROBE_STEP: usize = 32 << 10;
 
 /// An open file or directory, read-only.
 #[derive(Debug)]
@@ -64,7 +69,7 @@ impl File {
         self.descriptor.runtime.driver().read_resident(self.descriptor.raw, offset, into)
     }
 
-    /// Whether the region is in the page cache, by a byte of each block of it that was not lately found there. The disk is
+    /// Whether the region is in the page cache, by a few bytes of each block of it that was not lately found there. The disk is
     /// asked for what is missing. A file system that can't tell (`EOPNOTSUPP`) counts as missing, and so does what lies behind
     /// the file's end.
     ///
@@ -78,8 +83,7 @@ impl File {
         while at < region_end {
             let end = (at / BLOCK_LEN + 1).saturating_mul(BLOCK_LEN).min(region_end);
             if !runtime.residency.borrow().knows(self.number, &(at..end), now) {
-                // The first page of the region, and the last of each block: read-ahead fills what is between.
-                if (at == offset && !self.has_page(at)?) || !self.has_page(end - 1)? {
+                if !self.has_pages(at..end, PROBE_STEP)? {
                     return Ok(false);
                 }
                 runtime.residency.borrow_mut().note(self.number, &(at..end), now);
@@ -89,18 +93,22 @@ impl File {
         Ok(true)
     }
 
-    /// As [`File::is_resident`], of a region that was cold a moment ago: its parts may come in any order, so it is looked at in
-    /// smaller steps.
+    /// As [`File::is_resident`], of a region that was cold a moment ago, and of which each page is looked at.
     ///
     /// # Errors
     /// As preadv2(2).
     pub fn has_come(&self, offset: u64, len: usize) -> io::Result<bool> {
-        for at in (0..len).step_by(ARRIVAL_STEP) {
-            if !self.has_page(offset + at as u64)? {
+        Ok(self.has_pages(offset..offset + len as u64, ARRIVAL_STEP)? && self.is_resident(offset, len)?)
+    }
+
+    /// Whether the first page, the last, and one in each step between are in memory.
+    fn has_pages(&self, range: Range<u64>, step: usize) -> io::Result<bool> {
+        for at in range.clone().step_by(step).chain((range.end - range.start > 1).then_some(range.end - 1)) {
+            if !self.has_page(at)? {
                 return Ok(false);
             }
         }
-        self.is_resident(offset, len)
+        Ok(true)
     }
 
     fn has_page(&self, offset: u64) -> io::Result<bool> {

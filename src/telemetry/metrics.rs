@@ -305,7 +305,7 @@ worker_metrics! {
     connections_idle: Gauge;
     /// Connections with a request under way.
     connections_active: Gauge;
-    /// Bytes handed to the kernel for clients, heads included.
+    /// Bytes handed to the kernel for clients.
     bytes_sent: Counter;
     /// Replies whose body is on its way.
     transfers: Gauge;
@@ -321,8 +321,8 @@ worker_metrics! {
     requests_malformed: Counter;
     /// Panics of a handler, each caught at its connection.
     handler_panics: Counter;
-    /// Times that a full send queue was waited for: as often as clients are slower than the server.
-    full_send_queues: Counter;
+    /// Times that a transfer waited for room in its send queue.
+    send_queue_waits: Counter;
     /// Replies that were known by their request's bytes.
     known_replies: Counter;
     /// Turns of a transfer that had to wait for the disk.

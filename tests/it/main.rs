@@ -5,6 +5,7 @@ mod badinput;
 mod clients;
 mod embed;
 mod framing;
+mod hot;
 mod house;
 mod media;
 mod operations;

@@ -207,7 +207,7 @@ impl OpenFile {
     /// they were read.
     fn warm(&self, stat: &FileStat) -> Option<Bytes> {
         let len = usize::try_from(stat.len).ok().filter(|len| (1..=Limits::SMALL_REPLY_LEN).contains(len))?;
-        let share = self.worker.hot_files.take(len)?;
+        let share = self.worker.hot_share(len)?;
         let mut content = vec![0; len];
         let whole = self.file.read_resident(0, &mut content).is_ok_and(|read| read == len);
         if !whole || self.file.stat().ok()? != *stat {
