@@ -155,16 +155,14 @@ pub(super) fn known(worker: &Worker, socket: &Socket, known: &Known) -> Repeated
     if sent == whole { Repeated::Whole } else { Repeated::Part { region, sent } }
 }
 
-/// Sends known bytes, and behind them a region of one turn that is too long to be joined to them; `None` if it is another.
+/// Sends known bytes, and behind them a region of one turn, if it is resident.
 fn known_turn(worker: &Worker, socket: &Socket, bytes: &[u8], region: &FileRegion) -> Option<usize> {
     let FileRegion { file, range } = region;
-    let is_one_turn =
-        (Limits::SMALL_REPLY_LEN as u64 + 1..=worker.limits.high_water_mark as u64).contains(&range.len());
     let len = range.len() as usize;
-    if !is_one_turn || !file.is_resident(range.start, len).unwrap_or(false) {
+    if len > worker.limits.high_water_mark || !file.is_resident(range.start, len).unwrap_or(false) {
         return None;
     }
-    let sent = socket.try_send(bytes, More::Follows).unwrap_or(0);
+    let sent = socket.try_send(bytes, before(len == 0)).unwrap_or(0);
     let of_body = if sent < bytes.len() { 0 } else { socket.try_send_file(file, range.start, len).unwrap_or(0) };
     Some(sent + of_body)
 }

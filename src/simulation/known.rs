@@ -467,6 +467,9 @@ fn a_known_reply_whose_file_leaves_memory_goes_on_from_the_disk() {
     });
 }
 
+/// What is sent, each in a packet of its own, and which bytes the replies to it have.
+type Way<'a> = (&'a [&'a str], &'a [(u64, u64)]);
+
 /// F6, F7: bytes that begin with a known request and are more than it, or less, are not taken for it.
 #[test]
 fn f6_only_bytes_that_are_one_request_are_known_as_one() {
@@ -475,10 +478,9 @@ fn f6_only_bytes_that_are_one_request_are_known_as_one() {
         let client = server.connect();
         let (small, large) = (get("small"), get("large"));
         let with_body = "GET /small HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\n\r\n";
-        // What is sent in one packet each, and the replies that it has.
         let beginning = &small[..small.len() - 2];
         let (half, rest) = large.split_at(20);
-        let ways: [(&[&str], &[(u64, u64)]); 7] = [
+        let ways: [Way<'_>; 7] = [
             (&[&small, &large], &[(0, SMALL), (0, LARGE)]),
             (&[&format!("{small}{small}")], &[(0, SMALL), (0, SMALL)]),
             (&[&format!("{small}{large}")], &[(0, SMALL), (0, LARGE)]),
@@ -684,17 +686,21 @@ fn a_large_reply_changes_its_way_as_pages_come_and_go() {
 fn time_beside(world: &Rc<World>, dawdlers: usize) -> Duration {
     const FILM: u64 = 700_000;
     let grace = Duration::from_secs(1);
-    let limits = Limits { reply_min_rate: 1024, rate_grace: grace, ..tight() };
+    // A single buffer, so that who keeps it is noticed.
+    let limits = Limits { reply_min_rate: 1024, rate_grace: grace, transfer_buffers: 1, ..tight() };
     let mut server = settled(world, limits, &[("film", FILM), ("small", SMALL)]);
     let reader = server.connect();
     make_known(&mut server, &reader, &get("small"));
     world.cool("film", 0..FILM);
     let slow: Vec<Client> = (0..dawdlers).map(|_| server.connect()).collect();
     for (number, client) in slow.iter().enumerate() {
-        client.window(1);
+        // The head and a little more, so that it is the body that they keep waiting.
+        client.window(400);
         client.send(get(["film", "small"][number % 2]).as_bytes());
         drip(world, client.clone());
     }
+    // One of them is the first to find the film cold.
+    server.run_for(Duration::from_millis(20));
     let begun = world.now();
     reader.window(3000);
     reader.send(get("film").as_bytes());
@@ -719,6 +725,7 @@ fn drip(world: &Rc<World>, client: Client) {
     let theirs = world.clone();
     world.schedule(Duration::from_secs(1), move || {
         client.take_received();
+        client.window(1);
         if client.end() == End::Open {
             drip(&theirs, client);
         }

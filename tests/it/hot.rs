@@ -264,6 +264,8 @@ fn r13_files_written_in_place_between_requests_are_the_new_version_and_stay_it()
         }
     });
     assert!(tags.versions() > 50, "{} versions", tags.versions());
+    let (last, mut client) = (current.into_inner(), server.connect());
+    eventually(PATIENCE, || version_of(&client.get("/small", "").expect(200).body) == last);
     server.stop();
 }
 
