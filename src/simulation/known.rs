@@ -478,7 +478,8 @@ fn f6_only_bytes_that_are_one_request_are_known_as_one() {
         // What is sent in one packet each, and the replies that it has.
         let beginning = &small[..small.len() - 2];
         let (half, rest) = large.split_at(20);
-        let ways: [(&[&str], &[(u64, u64)]); 7] = [
+        type Way<'a> = (&'a [&'a str], &'a [(u64, u64)]);
+        let ways: [Way; 7] = [
             (&[&small, &large], &[(0, SMALL), (0, LARGE)]),
             (&[&format!("{small}{small}")], &[(0, SMALL), (0, SMALL)]),
             (&[&format!("{small}{large}")], &[(0, SMALL), (0, LARGE)]),
