@@ -769,9 +769,6 @@ fn advice_brings_pages_and_takes_them_away(mut stage: Stage) {
     if !stage.outside.is_all_in_memory() {
         assert_eq!(stage.outside.resident("file", 0..4096), 0, "nobody asked for these");
     }
-    for advice in [Advice::Random, Advice::Normal] {
-        stage.driver.advise(file, 0, 0, advice).unwrap();
-    }
 }
 
 fn a_cork_holds_part_of_a_packet_back_until_it_is_drawn(mut stage: Stage) {

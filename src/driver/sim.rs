@@ -630,7 +630,6 @@ impl Driver for Sim {
                 file.bring(offset, len, self.world.elapsed() + self.world.latency());
             }
             Advice::DontNeed => file.forget(offset..end),
-            Advice::Random | Advice::Normal => {}
         }
         self.world.note(format_args!("advise {advice:?}"));
         Ok(())

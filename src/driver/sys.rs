@@ -93,8 +93,6 @@ pub fn advise(file: RawFd, offset: u64, len: u64, advice: Advice) -> io::Result<
     let advice = match advice {
         Advice::WillNeed => PosixFadviseAdvice::POSIX_FADV_WILLNEED,
         Advice::DontNeed => PosixFadviseAdvice::POSIX_FADV_DONTNEED,
-        Advice::Random => PosixFadviseAdvice::POSIX_FADV_RANDOM,
-        Advice::Normal => PosixFadviseAdvice::POSIX_FADV_NORMAL,
     };
     Ok(nix::fcntl::posix_fadvise(borrow(file), signed(offset)?, signed(len)?, advice)?)
 }

@@ -115,12 +115,12 @@ impl Runtime {
         &self.pipe_pool
     }
 
-    /// Whether [`fs::File::fill`] can be carried out here.
+    /// Whether `fs::File::fill` can be carried out here.
     pub fn supports_ring_splice(&self) -> bool {
         self.driver.borrow().supports_ring_splice()
     }
 
-    /// Whether [`net::Socket::send_zero_copy`] can be carried out here (Linux 6.0).
+    /// Whether `net::Socket::send_zero_copy` can be carried out here (Linux 6.0).
     pub fn supports_zero_copy_send(&self) -> bool {
         self.driver.borrow().supports_zero_copy_send()
     }
