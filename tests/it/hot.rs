@@ -18,9 +18,10 @@ use std::sync::{Mutex, RwLock};
 use std::thread;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use nix::fcntl::{PosixFadviseAdvice, posix_fadvise};
 use serde_json::Value;
 
-use crate::support::{Broken, Client, Fixture, Launch, PATIENCE, Reply, Server, eventually, output};
+use crate::support::{Broken, Client, Fixture, Launch, PATIENCE, Reply, Server, check_bytes, eventually, output};
 
 /// Sent from memory once it is hot, and cut to half of it at a page's border.
 const SMALL: usize = 8 << 10;
@@ -340,4 +341,37 @@ fn every_request_is_in_the_access_log_also_one_that_comes_again_and_again() {
     let as_asked =
         |line: &Value| (line["target"].as_str(), line["bytes"].as_u64()) == (Some("/small"), Some(SMALL as u64));
     assert_eq!((lines.len(), lines.iter().filter(|line| as_asked(line)).count()), (40, 40));
+}
+
+/// Whichever way bytes take from a file to a socket, they are the file's: whole and by unaligned ranges, from memory and from the
+/// disk, on a connection that goes on and over a Unix socket.
+#[test]
+fn every_send_path_sends_the_same_bytes() {
+    const LEN: u64 = 3_000_001;
+    let fixture = Fixture::with(&[("film.bin", LEN), ("page.bin", 70_000)]);
+    for path in ["auto", "sendfile", "splice", "ring-splice", "read", "send-zc"] {
+        let socket = fixture.at(&format!("{path}.sock"));
+        let listen = format!("unix:{}", socket.display());
+        let launch = Launch::of(fixture.path()).arg("--send-path").arg(path).arg("--listen").arg(listen);
+        let server = launch.arg("--high-water-mark").arg("64KiB").start();
+        for mut client in [server.connect(), Client::connect_unix(&socket)] {
+            for _ in 0..2 {
+                // Where the file system can do without it, the file leaves memory.
+                let film = File::open(fixture.at("film.bin")).unwrap();
+                film.sync_all().unwrap();
+                posix_fadvise(&film, 0, 0, PosixFadviseAdvice::POSIX_FADV_DONTNEED).unwrap();
+                let reply = client.get("/film.bin", "").expect(200);
+                assert_eq!(reply.body.len() as u64, LEN, "{path}");
+                check_bytes(0, &reply.body);
+                let reply = client.get("/film.bin", "Range: bytes=4097-1000000\r\n").expect(206);
+                assert_eq!(reply.body.len(), 995_904, "{path}");
+                check_bytes(4097, &reply.body);
+                check_bytes(0, &client.get("/page.bin", "").expect(200).body);
+            }
+        }
+        let pipes = server.metric("pipes_open");
+        assert_eq!(pipes > 0, path.contains("splice"), "{pipes} pipes for {path}");
+        assert_eq!(server.metric("pipes_in_use"), 0);
+        server.stop();
+    }
 }
