@@ -127,6 +127,8 @@ limits! {
 impl Limits {
     /// Up to this many bytes of a file go out with the head as one send: below it copying is cheaper than sendfile(2).
     pub const SMALL_REPLY_LEN: usize = 8 << 10;
+    /// The most bytes that the disk is asked for ahead of one reader; they are the page cache's.
+    pub const READ_AHEAD: u64 = 4 << 20;
     /// The most bytes that a long transfer moves in a turn while short replies go out beside it.
     pub const TURN_BESIDE_QUICK: usize = 64 << 10;
     /// For how long a short reply counts as a sign that there are more of them.

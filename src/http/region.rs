@@ -28,13 +28,11 @@ use super::send::{Unsent, failed_read};
 use super::wire::{Broken, Wire};
 use crate::config::SendPath;
 use crate::driver::{Advice, More};
+use crate::limits::Limits;
 use crate::rt::fs::File;
 
-/// How far ahead of a reader the disk works, as time at the reader's rate.
+/// How far ahead of a reader the disk works, as time at the reader's rate; no further than [`Limits::READ_AHEAD`].
 const AHEAD: Duration = Duration::from_millis(100);
-
-/// And at most, in bytes.
-const AHEAD_MAX: u64 = 4 << 20;
 
 /// What the disk is asked for by one call, in bytes: that takes some ten microseconds. More than the device's longest request or
 /// its read-ahead, whichever is longer, would not be asked for.
@@ -102,7 +100,7 @@ impl<'a> Turns<'a> {
     fn window(&self, offset: u64) -> u64 {
         let took = self.wire.runtime().now().saturating_duration_since(self.begun).as_micros().max(1);
         let moved = u128::from(offset - self.region.range.start);
-        u64::try_from(moved * AHEAD.as_micros() / took).unwrap_or(AHEAD_MAX).min(AHEAD_MAX)
+        u64::try_from(moved * AHEAD.as_micros() / took).unwrap_or(u64::MAX).min(Limits::READ_AHEAD)
     }
 
     /// Asks the disk for the next step behind what it was asked for, once the reader at `offset` is near enough for all of it.

@@ -151,10 +151,12 @@ pub(super) enum Repeated {
 /// Sends what the socket takes at once of a known reply, in the way of any other with this body.
 pub(super) fn known(worker: &Worker, socket: &Socket, known: &Known) -> Repeated {
     let Ok(region) = known.region() else { return Repeated::NotNow };
-    // What an earlier reply on this connection was held to does not hold for this one.
-    socket.limit_rate(None);
     let bytes = known.bytes();
     let whole = bytes.len() + region.as_ref().map_or(0, |region| region.range.len() as usize);
+    if whole > known.head_len() {
+        // What an earlier reply on this connection was held to does not hold for this one.
+        socket.limit_rate(None);
+    }
     let sent = match &region {
         None => socket.try_send(bytes, More::No).unwrap_or(0),
         Some(region) => match small_file(worker.runtime.transfer_pool(), bytes, region) {
