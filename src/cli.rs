@@ -579,7 +579,7 @@ mod tests {
     fn the_ceiling_is_printed_with_its_terms() {
         let config = Config { workers: NonZero::new(2).unwrap(), ..Config::default() };
         let expected = "\
-# memory ceiling: 1.9 GiB
+# memory ceiling: 2.0 GiB
 #   process
 #     base                     8.0 MiB
 #     access log               1.0 MiB
@@ -588,11 +588,13 @@ mod tests {
 #     base                     4.0 MiB
 #     receive buffers          4.0 MiB  256 × 16.0 KiB
 #     transfer buffers        32.0 MiB  64 × 512.0 KiB
+#     upload buffers          32.0 MiB  256 × 128.0 KiB
 #     connections              4.9 MiB  10000 × 512 B
 #     requests under way     859.4 MiB  10000 × 88.0 KiB
 #     open files               1.0 MiB  1024 × 1.0 KiB
 #     hot files               16.0 MiB
 #     listings                16.0 MiB
+#     forms                   16.0 MiB
 # beside it in the kernel, at most: 4.9 GiB
 #   worker, 2 times
 #     send queues              2.4 GiB  10000 × 256.0 KiB

@@ -71,6 +71,9 @@ limits! {
     /// Buffers for transfers under way, each one high water mark long. When all are in use, the next transfer waits
     /// (promise 1). The kernel registers at most 16,384.
     transfer_buffers: usize, Count, 64, 1..=16_384;
+    /// Buffers for uploads under way, each a quarter of a high water mark long; an upload has four at most. When all are in
+    /// use, the next upload waits (promise 1).
+    upload_buffers: usize, Count, 256, 4..=16_384;
     /// Pipes for transfers that are spliced, each for one high water mark; they are opened when they are first needed. When all
     /// are in use, the next transfer waits (promise 1).
     pipes: usize, Count, 16, 1..=1024;
@@ -121,12 +124,31 @@ limits! {
     listing_entries: usize, Count, 10_000, 1..=1_000_000;
     /// Bytes of directory listings, until their readers have them; one that does not fit is answered 503 (promise 1).
     listing_bytes: usize, Bytes, 16 * MIB, 64 * KIB..=GIB;
+    /// Bytes of the name of a form's field; a longer one is answered 413 (U1).
+    form_field_name_len: usize, Bytes, 100, 1..=16 * KIB;
+    /// Bytes of the value of a form's text field; a longer one is answered 413 (U1).
+    form_field_len: usize, Bytes, MIB, 0..=GIB;
+    /// Text fields of a form; more are answered 413 (U1).
+    form_fields: usize, Count, 1000, 0..=1_000_000;
+    /// Files of a form, a descriptor each; more are answered 413 (U1).
+    form_files: usize, Count, 100, 0..=10_000;
+    /// Parts of a form; more are answered 413 (U1).
+    form_parts: usize, Count, 1100, 1..=1_000_000;
+    /// Header fields of all parts of a form; more are answered 413 (U1).
+    form_header_pairs: usize, Count, 2000, 1..=1_000_000;
+    /// Bytes of the head of one part; a longer one is answered 413 (U1).
+    form_part_head_len: usize, Bytes, 16 * KIB, 256..=MIB;
+    /// Bytes of names and text fields of forms, until their clients have the reply, and of part heads; a form that does not fit
+    /// is answered 503 (promise 1).
+    form_bytes: usize, Bytes, 16 * MIB, 64 * KIB..=GIB;
 }
 
 /// Bounds that are not configuration.
 impl Limits {
     /// Up to this many bytes of a file go out with the head as one send: below it copying is cheaper than sendfile(2).
     pub const SMALL_REPLY_LEN: usize = 8 << 10;
+    /// Buffers that one upload may have: being filled, and on their way to the disk.
+    pub const UPLOAD_BUFFERS_EACH: usize = 4;
     /// The most bytes that the disk is asked for ahead of one reader; they are the page cache's.
     pub const READ_AHEAD: u64 = 4 << 20;
     /// The most bytes that a long transfer moves in a turn while short replies go out beside it.
@@ -200,6 +222,11 @@ impl Limits {
         Limits::SPECS.iter().find(|spec| spec.key == key)
     }
 
+    /// Bytes of one upload buffer: with all that it may have, an upload holds one high water mark.
+    pub fn upload_buffer_len(&self) -> usize {
+        self.high_water_mark / Limits::UPLOAD_BUFFERS_EACH
+    }
+
     /// What to set as `TCP_NOTSENT_LOWAT`, in bytes: a client that stops reading holds about twice this in the kernel.
     pub fn notsent_lowat(&self) -> usize {
         self.high_water_mark.min(Limits::NOTSENT_LOWAT)
@@ -241,11 +268,13 @@ impl Limits {
                 Term::new("base", 1, Limits::WORKER_BASE_BYTES),
                 Term::new("receive buffers", receive_buffers, self.receive_buffer_len as u64),
                 Term::new("transfer buffers", self.transfer_buffers, self.high_water_mark as u64),
+                Term::new("upload buffers", self.upload_buffers, self.upload_buffer_len() as u64),
                 Term::new("connections", self.connections, Limits::IDLE_CONNECTION_BYTES),
                 Term::new("requests under way", self.connections, per_request),
                 Term::new("open files", self.open_files, Limits::OPEN_FILE_BYTES),
                 Term::new("hot files", 1, self.hot_files as u64),
                 Term::new("listings", 1, self.listing_bytes as u64),
+                Term::new("forms", 1, self.form_bytes as u64),
             ],
             kernel: [
                 Term::new("send queues", self.connections, send_queue),
@@ -263,7 +292,7 @@ pub struct MemoryCeiling {
     /// What the process takes once.
     pub process: [Term; 3],
     /// What each worker takes.
-    pub worker: [Term; 8],
+    pub worker: [Term; 10],
     /// What the kernel holds for each worker: for its clients when all have stopped reading, and for its pipes when all have
     /// been opened. It is not part of the sum: it is neither resident memory of the process nor taken by clients that read.
     /// The pages in a pipe are not counted: they are the page cache's, which gets them back when they are sent.
@@ -611,7 +640,7 @@ mod tests {
         let limits = Limits { connections: 100, open_files: 0, ..Limits::default() };
         let ceiling = limits.memory_ceiling(2);
         let worker =
-            4 * MIB + 256 * 16 * KIB + 64 * 512 * KIB + 100 * 512 + 100 * (8 + 2 * 32 + 16) * KIB + 2 * 16 * MIB;
+            4 * MIB + 256 * 16 * KIB + (64 + 64) * 512 * KIB + 100 * 512 + 100 * (8 + 2 * 32 + 16) * KIB + 3 * 16 * MIB;
         assert_eq!(ceiling.bytes(), 8 * MIB + MIB + 2 * 10_000 * KIB + 2 * worker);
         // 128 pages and one more, rounded up to 256 places.
         assert_eq!(ceiling.kernel_bytes(), 2 * (100 * 2 * 128 * KIB + 16 * 256 * 40));

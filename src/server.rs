@@ -645,7 +645,13 @@ fn start_access_log(config: &Config) -> Result<Option<AccessLog>, Error> {
 
 /// Says early, and in one line, when this kernel or this container has no io_uring.
 fn check_kernel() -> Result<(), Error> {
-    let smallest = Setup { in_flight: 1, receive_buffers: (1, 4096), transfer_buffers: (1, 4096), pipes: 1 };
+    let smallest = Setup {
+        in_flight: 1,
+        receive_buffers: (1, 4096),
+        transfer_buffers: (1, 4096),
+        upload_buffers: (1, 4096),
+        pipes: 1,
+    };
     Uring::new(&smallest).map(drop).map_err(|error| {
         let what = match error.raw_os_error() {
             Some(libc::ENOSYS) => "this kernel has no io_uring: Linux 5.19 or newer is needed",
@@ -666,6 +672,7 @@ fn setup(limits: &Limits) -> Setup {
         in_flight: limits.connections.saturating_mul(2),
         receive_buffers: (receive_buffers, limits.receive_buffer_len),
         transfer_buffers: (u16::try_from(limits.transfer_buffers).unwrap_or(u16::MAX), limits.high_water_mark),
+        upload_buffers: (u16::try_from(limits.upload_buffers).unwrap_or(u16::MAX), limits.upload_buffer_len()),
         pipes: limits.pipes,
     }
 }

@@ -71,6 +71,7 @@ fn tight() -> Limits {
         connections: 64,
         high_water_mark: MARK,
         transfer_buffers: 2,
+        upload_buffers: 5,
         receive_buffers: 4,
         receive_buffer_len: 1024,
         open_files: 8,
@@ -146,6 +147,7 @@ impl Server {
             in_flight: limits.connections * 2,
             receive_buffers: (limits.receive_buffers as u16, limits.receive_buffer_len),
             transfer_buffers: (limits.transfer_buffers as u16, limits.high_water_mark),
+            upload_buffers: (limits.upload_buffers as u16, limits.upload_buffer_len()),
             pipes: limits.pipes,
         };
         let driver = Box::new(Sim::new(world, &setup));

@@ -13,7 +13,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
-use super::op::{Closing, Expect, Interest, Op, OpenHow, Resolve};
+use super::op::{Closing, Expect, Interest, Op, OpenHow, Opening};
 use super::pipe::Pipe;
 use super::sim::{Client, Content, End, Faults, Sim, World, explore};
 use super::slot::{Completion, Event, Owner, Slot, Token};
@@ -81,7 +81,13 @@ on_every_driver! {
 
 /// How long the driver's clock may run before a scenario fails.
 const PATIENCE: Duration = Duration::from_secs(10);
-const SETUP: Setup = Setup { in_flight: 64, receive_buffers: (2, 4096), transfer_buffers: (2, 4096), pipes: 2 };
+const SETUP: Setup = Setup {
+    in_flight: 64,
+    receive_buffers: (2, 4096),
+    transfer_buffers: (2, 4096),
+    upload_buffers: (2, 4096),
+    pipes: 2,
+};
 const TOKEN: Token = Token(7);
 
 fn a_read_that_was_given_up_keeps_its_buffer_until_its_completion(mut stage: Stage) {
@@ -137,7 +143,7 @@ fn an_open_that_was_given_up_closes_what_it_yields(mut stage: Stage) {
     stage.add_file("file", b"content");
     let root = stage.root();
     for turns_before in 0..3 {
-        let slot = stage.submit(open_op(root, "file", Resolve::Beneath));
+        let slot = stage.submit(open_op(root, "file", Opening::Beneath));
         for _ in 0..turns_before {
             stage.turn();
         }
@@ -156,7 +162,7 @@ fn a_close_never_overtakes_what_was_submitted_before(mut stage: Stage) {
     let receive = stage.submit(Op::Receive { socket, expect: Expect::Now });
     stage.driver.close(socket, Closing::Inline);
     // On a real kernel it is likely to get the number that has become free.
-    let open = stage.submit(open_op(root, "file", Resolve::Beneath));
+    let open = stage.submit(open_op(root, "file", Opening::Beneath));
     let file = stage.finish(open).result.unwrap() as RawFd;
     assert_eq!(stage.driver.stat(file).unwrap().kind, FileKind::Regular);
     assert_eq!(&**stage.finish(receive).lease.as_ref().unwrap(), b"before");
@@ -323,7 +329,7 @@ fn a_teardown_returns_every_buffer_and_closes_what_nobody_fetched(mut stage: Sta
     let mut accepted_peer = stage.connect(&listener);
     busy_peer.send(b"nobody fetches this");
     stage.submit(Op::Receive { socket: busy, expect: Expect::Now });
-    stage.submit(open_op(unfetched, "file", Resolve::Beneath));
+    stage.submit(open_op(unfetched, "file", Opening::Beneath));
     stage.turn_until("they complete", |stage| {
         stage.driver.slots().events() == 1 && pools[0].in_use() == 1 && stage.open_count("file") == 2
     });
@@ -432,7 +438,7 @@ fn paths_stay_beneath_their_directory(mut stage: Stage) {
         assert_eq!(found, expected, "{path:?}");
     }
     let path = stage.root_path().join("file");
-    let open = stage.submit(open_op(libc::AT_FDCWD, path.to_str().unwrap(), Resolve::Anywhere));
+    let open = stage.submit(open_op(libc::AT_FDCWD, path.to_str().unwrap(), Opening::Anywhere));
     assert_eq!(stage.finish(open).result.unwrap_err().raw_os_error(), Some(libc::ENOTDIR), "a root is a directory");
 }
 
@@ -813,8 +819,8 @@ fn pattern(len: usize) -> Vec<u8> {
     (0..len as u32).map(|i| (i.wrapping_mul(0x9E37_79B1) >> 24) as u8).collect()
 }
 
-fn open_op(root: RawFd, path: &str, resolve: Resolve) -> Op {
-    Op::Open { root, path: CString::new(path).unwrap(), resolve, how: Box::<OpenHow>::default() }
+fn open_op(root: RawFd, path: &str, opening: Opening) -> Op {
+    Op::Open { root, path: CString::new(path).unwrap(), opening, how: Box::<OpenHow>::default() }
 }
 
 /// Sends until the socket is full.
@@ -968,13 +974,13 @@ impl Stage {
 
     fn root(&mut self) -> RawFd {
         let path = self.root_path();
-        let open = self.submit(open_op(libc::AT_FDCWD, path.to_str().unwrap(), Resolve::Anywhere));
+        let open = self.submit(open_op(libc::AT_FDCWD, path.to_str().unwrap(), Opening::Anywhere));
         self.finish(open).result.unwrap() as RawFd
     }
 
     fn open(&mut self, path: &str) -> io::Result<RawFd> {
         let root = self.root();
-        let open = self.submit(open_op(root, path, Resolve::Beneath));
+        let open = self.submit(open_op(root, path, Opening::Beneath));
         let opened = self.finish(open).result;
         self.driver.close(root, Closing::Inline);
         self.turn_until("the root is closed", |stage| stage.driver.slots().in_flight() == 0);

@@ -35,7 +35,7 @@ use std::os::fd::{OwnedFd, RawFd};
 use std::task::{Context, Poll};
 use std::time::{Instant, SystemTime};
 
-use self::buf::BufferPool;
+use self::buf::{Buf, BufferPool};
 use self::op::{Closing, Op};
 use self::pipe::{Pipe, PipePool};
 use self::slot::{Abandoned, Completion, Event, Owner, Slot, SlotTable};
@@ -49,6 +49,8 @@ pub struct Setup {
     pub receive_buffers: (u16, usize),
     /// Transfer buffers and the length of each in bytes: one high water mark.
     pub transfer_buffers: (u16, usize),
+    /// Buffers for uploads, and the length of each in bytes.
+    pub upload_buffers: (u16, usize),
     /// Pipes, each for as many bytes as a transfer buffer.
     pub pipes: usize,
 }
@@ -111,6 +113,9 @@ pub enum SocketOption {
     /// `TCP_CORK`: while it is on, only full packets leave; switching it off sends the rest. A packet waits 200 ms at most
     /// (tcp(7)). Only TCP has it.
     Cork(bool),
+    /// `SO_RCVLOWAT`: how many bytes have to have come before the socket counts as readable; 1 is usual. The end of the stream and
+    /// an error always count.
+    ReceiveLowWater(u32),
     /// `SO_LINGER` of zero: closing resets the connection, so that a broken reply can't pass for a whole one.
     ResetOnClose,
     /// `SO_MAX_PACING_RATE`: the most bytes a second that the kernel sends from now on, those in the send queue included
@@ -169,6 +174,9 @@ pub trait Driver {
     /// The pool for reads from files.
     fn transfer_pool(&self) -> &BufferPool;
 
+    /// The pool for bodies on their way to a file.
+    fn upload_pool(&self) -> &BufferPool;
+
     /// The pipes between files and sockets.
     fn pipe_pool(&self) -> &PipePool;
 
@@ -193,6 +201,19 @@ pub trait Driver {
     /// # Errors
     /// As fcntl(2).
     fn allow_waiting(&mut self, file: RawFd) -> io::Result<()>;
+
+    /// Takes the file for this descriptor alone, if nobody else has it; closing it gives it back (flock(2)).
+    ///
+    /// # Errors
+    /// `WouldBlock` when another has it, of this process or of another; else as flock(2).
+    fn try_lock(&mut self, file: RawFd) -> io::Result<()>;
+
+    /// Appends at most `len` bytes that have come to the buffer, as far as it has room, and returns how many; 0 is the end of the
+    /// stream. Unlike [`Op::Receive`] it takes no byte that was not asked for, and waits for none.
+    ///
+    /// # Errors
+    /// `WouldBlock` when nothing has come; else as recv(2).
+    fn receive(&mut self, socket: RawFd, buf: &mut Buf, len: usize) -> io::Result<usize>;
 
     /// Sends what the socket takes at once and returns how much.
     ///
@@ -283,7 +304,16 @@ pub trait Driver {
 
     /// Closes a descriptor after everything that was submitted before.
     fn close(&mut self, fd: RawFd, closing: Closing) {
-        self.submit(Op::Close { fd, closing }, Owner::Nobody);
+        if !self.slots().park_close(fd, closing) {
+            self.submit(Op::Close { fd, closing }, Owner::Nobody);
+        }
+    }
+
+    /// Closes what operations kept open that have completed.
+    fn close_parked(&mut self) {
+        for (fd, closing) in self.slots().take_ready_closes() {
+            self.close(fd, closing);
+        }
     }
 
     /// The oldest event of the worker's own operations. An event whose slot was given up is dropped.

@@ -5,7 +5,11 @@
 //! point, and then the kernel would write into memory that is no longer ours.
 
 use std::ffi::CString;
+use std::ops::Range;
 use std::os::fd::RawFd;
+use std::rc::Rc;
+
+use bytes::Bytes;
 
 use super::buf::Buf;
 use super::pipe::Pipe;
@@ -67,16 +71,76 @@ pub enum Op {
         /// How many of its bytes were sent before.
         from: usize,
     },
-    /// Opens a path beneath a directory (openat2 with `RESOLVE_BENEATH`), read-only and close-on-exec. A FIFO or a device is
-    /// not waited for. The kernel looks the directory up when it gets to it, perhaps after a later close: the owner closes it
-    /// when the open has completed or was given up.
+    /// Writes to a file, in the page cache: completes when the kernel has the bytes, not when the disk has. Several may be in
+    /// flight; they may take effect in any order. Completes with fewer bytes than asked when the disk or a quota is full just
+    /// there, and the next write with `ENOSPC`, `EDQUOT` or `EFBIG`.
+    Write {
+        /// The open file.
+        file: RawFd,
+        /// Where in the file to start, in bytes.
+        offset: u64,
+        /// What to write; comes back with the completion.
+        from: WriteFrom,
+    },
+    /// Waits until what was written to a file, or what was linked into a directory, is on the disk (fsync(2)).
+    Sync {
+        /// The open file or directory.
+        fd: RawFd,
+    },
+    /// Reserves disk space for the first `len` bytes of a file and leaves its length as it is (fallocate(2),
+    /// `FALLOC_FL_KEEP_SIZE`). Completes with `EOPNOTSUPP` where the file system can't.
+    Allocate {
+        /// The open file.
+        file: RawFd,
+        /// In bytes, at least 1.
+        len: u64,
+    },
+    /// Gives an open file without a name one (linkat(2)). Completes with `EEXIST` if the name is taken.
+    Link {
+        /// The open file.
+        file: RawFd,
+        /// Its entry in `/proc/self/fd`, see [`Op::link`]: linking by the number alone needs a privilege.
+        entry: CString,
+        /// The directory.
+        directory: RawFd,
+        /// A name in it, not a path: links on the way would be followed.
+        name: CString,
+    },
+    /// Moves a name, within a file system (renameat2(2)).
+    Rename {
+        /// The directory that it is in.
+        directory: RawFd,
+        /// The name in it.
+        name: CString,
+        /// The directory that it comes to.
+        to_directory: RawFd,
+        /// The name there.
+        to_name: CString,
+        /// What happens if that is taken.
+        taken: Taken,
+    },
+    /// Takes the name of a file away (unlinkat(2)); a directory is `EISDIR`.
+    Unlink {
+        /// The directory.
+        directory: RawFd,
+        /// The name in it.
+        name: CString,
+    },
+    /// Makes a directory that only this user may enter (mkdirat(2)).
+    MakeDirectory {
+        /// The directory that it is made in.
+        directory: RawFd,
+        /// Its name.
+        name: CString,
+    },
+    /// Opens a path beneath a directory (openat2 with `RESOLVE_BENEATH`), close-on-exec. A FIFO or a device is not waited for.
     Open {
-        /// The directory, or `AT_FDCWD` with [`Resolve::Anywhere`].
+        /// The directory, or `AT_FDCWD` with [`Opening::Anywhere`].
         root: RawFd,
         /// Relative to the directory.
         path: CString,
-        /// What the path may resolve to.
-        resolve: Resolve,
+        /// What is opened, and for what.
+        opening: Opening,
         /// The kernel's argument block; filled by the driver.
         how: Box<OpenHow>,
     },
@@ -125,13 +189,65 @@ pub enum Interest {
     HangUp,
 }
 
-/// How far a path may reach.
+/// What an open opens, and for what.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Resolve {
-    /// A regular file, directory or other entry beneath the directory; nothing outside it, through links or `..`.
+pub enum Opening {
+    /// To read: a regular file, directory or other entry beneath the directory; nothing outside it, through links or `..`.
     Beneath,
-    /// A directory anywhere, following links: how a root is opened.
+    /// To read: a directory anywhere, following links: how a root is opened.
     Anywhere,
+    /// To read and write: a file beneath the directory that is there, no link.
+    Writable,
+    /// To read and write: a new file of this name beneath the directory; `EEXIST` if the name is taken.
+    New,
+    /// To read and write: a new file without a name on the file system of the directory that the path leads to
+    /// (`O_TMPFILE`); it is gone with its last descriptor unless it is linked. `EOPNOTSUPP` where the file system can't.
+    Unnamed,
+}
+
+/// What happens when the name that something is moved to is taken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Taken {
+    /// `EEXIST` (`RENAME_NOREPLACE`); a file system that can't tell answers `EINVAL`.
+    Refuse,
+    /// The new one takes its place, in one step.
+    Replace,
+}
+
+/// Bytes to write. They are shared, so that nobody can change them while the kernel reads.
+#[derive(Clone, Debug)]
+pub enum WriteFrom {
+    /// Some of a buffer's.
+    Buf {
+        /// The buffer.
+        buf: Rc<Buf>,
+        /// Which of its filled bytes.
+        range: Range<usize>,
+    },
+    /// On the heap.
+    Bytes(Bytes),
+}
+
+impl WriteFrom {
+    /// The same without the first `n` bytes.
+    #[must_use]
+    pub fn skip(self, n: usize) -> Self {
+        match self {
+            WriteFrom::Buf { buf, range } => WriteFrom::Buf { buf, range: (range.start + n).min(range.end)..range.end },
+            WriteFrom::Bytes(bytes) => WriteFrom::Bytes(bytes.slice(n.min(bytes.len())..)),
+        }
+    }
+}
+
+impl std::ops::Deref for WriteFrom {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        match self {
+            WriteFrom::Buf { buf, range } => &buf[range.clone()],
+            WriteFrom::Bytes(bytes) => bytes,
+        }
+    }
 }
 
 /// `struct open_how` of openat2(2), kept on the heap so that its address is stable while the kernel reads it.
@@ -139,6 +255,25 @@ pub enum Resolve {
 pub struct OpenHow(pub(super) io_uring::types::OpenHow);
 
 impl Op {
+    /// See [`Op::Link`].
+    pub fn link(file: RawFd, directory: RawFd, name: CString) -> Self {
+        let entry = CString::new(format!("/proc/self/fd/{file}")).expect("no NUL in a number");
+        Op::Link { file, entry, directory, name }
+    }
+
+    /// The descriptors that the kernel looks up when it gets to the operation, on a thread of its own and perhaps long after it
+    /// was submitted. They are not closed before its completion ([`super::slot::SlotTable::park_close`]): their numbers could be a
+    /// stranger's by then, and the operation would change what is not ours.
+    pub(super) fn late_descriptors(&self) -> [Option<RawFd>; 2] {
+        match self {
+            Op::Open { root, .. } => [Some(*root), None],
+            Op::Link { file, directory, .. } => [Some(*file), Some(*directory)],
+            Op::Rename { directory, to_directory, .. } => [Some(*directory), Some(*to_directory)],
+            Op::Unlink { directory, .. } | Op::MakeDirectory { directory, .. } => [Some(*directory), None],
+            _ => [None, None],
+        }
+    }
+
     /// Whether success yields a new descriptor, which someone has to close.
     pub(super) fn yields_descriptor(&self) -> bool {
         matches!(self, Op::Accept { .. } | Op::Open { .. })

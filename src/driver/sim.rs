@@ -31,12 +31,12 @@ use std::time::{Duration, Instant, SystemTime};
 
 use nix::poll::{PollFd, PollFlags, PollTimeout};
 
-use self::files::File;
+use self::files::{Directory, File, Node};
 use self::net::{Connection, Sent};
 use self::pipes::FakePipes;
 use self::world::{FIRST_DESCRIPTOR, Object};
 use super::buf::{Buf, BufferPool};
-use super::op::{Closing, Expect, Interest, Op, Resolve};
+use super::op::{Closing, Expect, Interest, Op, Opening, Taken};
 use super::pipe::{Pipe, PipePool};
 use super::slot::{Owner, Slot, SlotTable};
 use super::{Advice, Driver, DriverCounts, FileKind, FileStat, More, Setup, SocketOption, Wait};
@@ -52,6 +52,7 @@ pub struct Sim {
     slots: SlotTable,
     receive_pool: BufferPool,
     transfer_pool: BufferPool,
+    upload_pool: BufferPool,
     pipe_pool: PipePool,
     /// Receive buffers picked since the start: the kernel's place in the provided ring.
     picked: u16,
@@ -86,6 +87,8 @@ enum Work {
     /// The second half of a zero-copy send that took so many bytes: it is over when the client has them.
     Acknowledgement(Sent, u32),
     Open(Option<Rc<Object>>),
+    /// Changes a file or a directory, or a name in two of them.
+    Change(&'static str, Rc<Object>, Option<Rc<Object>>),
     Poll(Rc<Object>, Interest),
     /// A poll of a real descriptor: how other threads wake the worker.
     PollReal(RawFd),
@@ -132,11 +135,13 @@ impl Sim {
     pub fn new(world: &Rc<World>, setup: &Setup) -> Self {
         let (receive_blocks, receive_len) = setup.receive_buffers;
         let (transfer_blocks, transfer_len) = setup.transfer_buffers;
+        let (upload_blocks, upload_len) = setup.upload_buffers;
         Sim {
             world: world.clone(),
             slots: SlotTable::default(),
             receive_pool: BufferPool::provided(receive_blocks, receive_len).expect("memory"),
             transfer_pool: BufferPool::new(transfer_blocks, transfer_len).expect("memory"),
+            upload_pool: BufferPool::new(upload_blocks, upload_len).expect("memory"),
             pipe_pool: PipePool::new(setup.pipes, transfer_len, Box::new(FakePipes(world.clone()))),
             picked: 0,
             submitted: Vec::new(),
@@ -227,6 +232,7 @@ impl Sim {
         if let Some(orphan) = answer.and_then(|answer| self.slots.complete(slot, answer.result, answer.lease, more)) {
             self.close(orphan, Closing::Aside);
         }
+        self.close_parked();
     }
 
     fn take_due(&mut self) -> Option<(u64, Flight)> {
@@ -263,6 +269,7 @@ impl Sim {
             }
             Work::Acknowledgement(_, sent) => Some(Answer::last(Ok(*sent))),
             Work::Open(root) => Some(Answer::last(self.open(slot, root.as_deref()))),
+            Work::Change(_, object, other) => Some(Answer::last(self.change(slot, object, other.as_deref()))),
             Work::Poll(socket, interest) => match socket.socket().get().events(*interest) {
                 0 => None,
                 events => Some(Answer::last(Ok(events))),
@@ -350,18 +357,65 @@ impl Sim {
     }
 
     fn open(&mut self, slot: Slot, root: Option<&Object>) -> io::Result<u32> {
-        let Op::Open { path, resolve, .. } = self.slots.op_mut(slot) else { unreachable!("an open's slot") };
-        let (path, resolve) = (path.as_bytes(), *resolve);
-        let node = match (resolve, root) {
-            (Resolve::Beneath, Some(root)) => root.directory().resolve(path),
-            (Resolve::Anywhere, None) => self.world.resolve(path),
-            _ => panic!("sim: a path is resolved beneath a directory, or anywhere from AT_FDCWD"),
+        let Op::Open { path, opening, .. } = self.slots.op_mut(slot) else { unreachable!("an open's slot") };
+        let (path, opening) = (path.as_bytes(), *opening);
+        let node = match (opening, root) {
+            (Opening::Anywhere, None) => self.world.resolve(path),
+            (Opening::Anywhere, _) | (_, None) => {
+                panic!("sim: a path is resolved beneath a directory, or anywhere from AT_FDCWD")
+            }
+            (Opening::Unnamed, _) if self.world.chance(|faults| faults.no_unnamed_files) => Err(libc::EOPNOTSUPP),
+            (Opening::Unnamed, Some(root)) => root.directory().resolve(path).and_then(|node| match node {
+                Node::Directory(_) => Ok(self.world.new_file()),
+                Node::File(_) | Node::Fifo(_) => Err(libc::ENOTDIR),
+            }),
+            (Opening::New, Some(root)) => {
+                let node = self.world.new_file();
+                parent(root, path).and_then(|(parent, name)| parent.insert_new(name, node.clone()).map(|()| node))
+            }
+            (Opening::Beneath | Opening::Writable, Some(root)) => root.directory().resolve(path),
         };
         let node = node.map_err(errno)?;
-        if resolve == Resolve::Anywhere && node.stat().kind != FileKind::Directory {
+        let kind = node.stat().kind;
+        if opening == Opening::Anywhere && kind != FileKind::Directory {
             return Err(errno(libc::ENOTDIR));
         }
+        if opening == Opening::Writable && kind == FileKind::Directory {
+            return Err(errno(libc::EISDIR));
+        }
         self.world.open(node).map(|fd| fd as u32)
+    }
+
+    /// Writes, reserves, syncs, or changes names.
+    fn change(&mut self, slot: Slot, object: &Object, other: Option<&Object>) -> io::Result<u32> {
+        if self.world.chance(|faults| faults.write_error) {
+            return Err(errno(libc::EIO));
+        }
+        let (world, wall) = (&self.world, self.world.wall());
+        let done = match (self.slots.op_mut(slot), other) {
+            (Op::Write { offset, from, .. }, None) => {
+                let len = world.perhaps_less(from.len(), |faults| faults.short_write);
+                return match object.file().borrow_mut().write(*offset, &from[..len], wall) {
+                    Ok(written) => Ok(written as u32),
+                    Err(error) => Err(errno(error)),
+                };
+            }
+            (Op::Allocate { len, .. }, None) => object.file().borrow_mut().allocate(*len),
+            (Op::Sync { .. }, None) => Ok(()),
+            (Op::Link { name, .. }, Some(directory)) => {
+                directory.directory().insert_new(name.as_bytes(), Node::File(object.file().clone()))
+            }
+            (Op::Rename { name, to_name, taken, .. }, Some(to)) => {
+                let replace = *taken == Taken::Replace;
+                object.directory().rename(name.as_bytes(), to.directory(), to_name.as_bytes(), replace)
+            }
+            (Op::Unlink { name, .. }, None) => object.directory().unlink(name.as_bytes()),
+            (Op::MakeDirectory { name, .. }, None) => {
+                object.directory().insert_new(name.as_bytes(), world.new_directory())
+            }
+            (op, _) => panic!("sim: {op:?} changes nothing"),
+        };
+        done.map(|()| 0).map_err(errno)
     }
 
     /// Lets time pass until something can have come. Returns whether the turn goes on.
@@ -391,8 +445,8 @@ impl Sim {
         is_readable(&watched.collect::<Vec<_>>(), patience)
     }
 
-    /// A poll, an open of its directory and a fill from its file may reach for the number again: no close comes before its
-    /// owner has its answer or has given it up.
+    /// A poll and a fill from its file may reach for the number again: no close comes before its owner has its answer or has
+    /// given it up.
     #[track_caller]
     fn forbid_early_close(&self, fd: RawFd) {
         let submitted = self.submitted.iter().filter_map(|submission| match submission {
@@ -401,7 +455,7 @@ impl Sim {
         });
         let object = self.world.object(fd);
         for flight in self.flights.values().chain(submitted).filter(|flight| self.slots.is_wanted(flight.slot)) {
-            if let Work::Poll(named, _) | Work::Open(Some(named)) | Work::FillPipe(named) = &flight.work {
+            if let Work::Poll(named, _) | Work::FillPipe(named) = &flight.work {
                 assert!(
                     !Rc::ptr_eq(named, &object),
                     "sim: descriptor {fd} is closed before its {}",
@@ -541,6 +595,10 @@ impl Driver for Sim {
         &self.transfer_pool
     }
 
+    fn upload_pool(&self) -> &BufferPool {
+        &self.upload_pool
+    }
+
     fn pipe_pool(&self) -> &PipePool {
         &self.pipe_pool
     }
@@ -568,6 +626,35 @@ impl Driver for Sim {
     #[track_caller]
     fn allow_waiting(&mut self, file: RawFd) -> io::Result<()> {
         self.stat(file).map(|_| ())
+    }
+
+    #[track_caller]
+    fn try_lock(&mut self, file: RawFd) -> io::Result<()> {
+        let object = self.world.object(file);
+        let mut locked = object.file().borrow_mut();
+        match locked.locked_by {
+            Some(owner) if owner != file => Err(io::ErrorKind::WouldBlock.into()),
+            _ => {
+                locked.locked_by = Some(file);
+                Ok(())
+            }
+        }
+    }
+
+    #[track_caller]
+    fn receive(&mut self, socket: RawFd, buf: &mut Buf, len: usize) -> io::Result<usize> {
+        let object = self.world.object(socket);
+        let mut connection = object.socket().get();
+        let received = match connection.receivable() {
+            Ok(0) if !connection.has_ended() => Err(io::ErrorKind::WouldBlock.into()),
+            Ok(there) => {
+                let len = self.world.perhaps_less(there.min(len).min(buf.spare_len()), |faults| faults.short_read);
+                buf.append(&connection.receive(len));
+                Ok(len)
+            }
+            Err(error) => Err(error),
+        };
+        self.moved("receive", received)
     }
 
     fn send(&mut self, socket: RawFd, bytes: &[u8], _more: More) -> io::Result<usize> {
@@ -666,6 +753,7 @@ impl Driver for Sim {
             SocketOption::Cork(true) => object.socket().get().cork(),
             SocketOption::Cork(false) => object.socket().get().uncork(),
             SocketOption::MaxPacingRate(rate) => object.socket().get().max_pacing_rate = rate,
+            SocketOption::ReceiveLowWater(bytes) => object.socket().get().receive_low_water = bytes as usize,
             // These a listener takes, too, for the connections that it accepts.
             SocketOption::NoDelay | SocketOption::NotSentLowWater(_) => {}
         }
@@ -714,6 +802,23 @@ impl Work {
             Op::SendZeroCopy { socket, .. } => Work::SendZeroCopy(checked(world.object(*socket), Object::socket)),
             Op::Open { root: libc::AT_FDCWD, .. } => Work::Open(None),
             Op::Open { root, .. } => Work::Open(Some(checked(world.object(*root), Object::directory))),
+            Op::Write { file, .. } => Work::Change("write", checked(world.object(*file), Object::file), None),
+            Op::Allocate { file, .. } => Work::Change("allocate", checked(world.object(*file), Object::file), None),
+            Op::Sync { fd } => Work::Change("sync", world.object(*fd), None),
+            Op::Link { file, directory, .. } => {
+                let (file, directory) = (world.object(*file), world.object(*directory));
+                Work::Change("link", checked(file, Object::file), Some(checked(directory, Object::directory)))
+            }
+            Op::Rename { directory, to_directory, .. } => {
+                let (from, to) = (world.object(*directory), world.object(*to_directory));
+                Work::Change("rename", checked(from, Object::directory), Some(checked(to, Object::directory)))
+            }
+            Op::Unlink { directory, .. } => {
+                Work::Change("unlink", checked(world.object(*directory), Object::directory), None)
+            }
+            Op::MakeDirectory { directory, .. } => {
+                Work::Change("mkdir", checked(world.object(*directory), Object::directory), None)
+            }
             Op::Poll { socket, interest: Interest::Readable } if *socket < FIRST_DESCRIPTOR => Work::PollReal(*socket),
             Op::Poll { socket, interest } => Work::Poll(checked(world.object(*socket), Object::socket), *interest),
             Op::Close { fd, .. } => {
@@ -731,6 +836,7 @@ impl Work {
             Work::PollReal(fd) => is_readable(&[*fd], Duration::ZERO),
             Work::Acknowledgement(sent, _) => sent.is_over(),
             Work::Read(_) | Work::FillPipe(_) | Work::SendZeroCopy(_) | Work::Open(_) | Work::Close(_) => true,
+            Work::Change(..) => true,
         }
     }
 
@@ -743,10 +849,21 @@ impl Work {
             Work::SendZeroCopy(_) => "zero-copy send",
             Work::Acknowledgement(..) => "acknowledgement",
             Work::Open(_) => "open",
+            Work::Change(name, ..) => name,
             Work::Poll(..) => "poll",
             Work::PollReal(_) => "poll of a real descriptor",
             Work::Close(_) => "close",
         }
+    }
+}
+
+/// The directory that the last name of a path is in, and the name.
+fn parent<'p>(root: &Object, path: &'p [u8]) -> Result<(Rc<Directory>, &'p [u8]), i32> {
+    let at = path.iter().rposition(|byte| *byte == b'/');
+    let (parent, name) = at.map_or((&b"."[..], path), |at| (&path[..at], &path[at + 1..]));
+    match root.directory().resolve(parent)? {
+        Node::Directory(directory) => Ok((directory, name)),
+        Node::File(_) | Node::Fifo(_) => Err(libc::ENOTDIR),
     }
 }
 

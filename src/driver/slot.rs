@@ -12,7 +12,7 @@
 //! slot's number is the `user_data` of its submission, and it is not used again before that completion, so a late answer can
 //! never reach a stranger.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::io;
 use std::os::fd::RawFd;
 use std::task::{Context, Poll, Waker};
@@ -20,7 +20,7 @@ use std::task::{Context, Poll, Waker};
 use slab::Slab;
 
 use super::buf::Buf;
-use super::op::Op;
+use super::op::{Closing, Op};
 
 /// The number of an operation in flight.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -69,6 +69,35 @@ pub struct SlotTable {
     entries: Slab<Entry>,
     events: VecDeque<Event>,
     in_flight: usize,
+    late: Late,
+}
+
+/// Descriptors that operations in flight will be looked up by, and closes that wait for these operations.
+#[derive(Debug, Default)]
+struct Late {
+    /// How many operations name each.
+    named: BTreeMap<RawFd, usize>,
+    parked: Vec<(RawFd, Closing)>,
+    ready: Vec<(RawFd, Closing)>,
+}
+
+impl Late {
+    fn begin(&mut self, op: &Op) {
+        for fd in op.late_descriptors().into_iter().flatten().filter(|fd| *fd >= 0) {
+            *self.named.entry(fd).or_default() += 1;
+        }
+    }
+
+    fn end(&mut self, op: &Op) {
+        for fd in op.late_descriptors().into_iter().flatten().filter(|fd| *fd >= 0) {
+            let Some(count) = self.named.get_mut(&fd) else { continue };
+            *count -= 1;
+            if *count == 0 {
+                self.named.remove(&fd);
+                self.ready.extend(self.parked.extract_if(.., |(parked, _)| *parked == fd));
+            }
+        }
+    }
 }
 
 #[derive(Debug)]
@@ -86,7 +115,22 @@ impl SlotTable {
     /// Takes the operation in; the driver then hands it to the kernel under this number.
     pub(super) fn insert(&mut self, op: Op, owner: Owner) -> Slot {
         self.in_flight += 1;
+        self.late.begin(&op);
         Slot(self.entries.insert(Entry::InFlight { op, owner }) as u32)
+    }
+
+    /// Keeps a close back, if an operation in flight will still look the descriptor up; whether it does.
+    pub(super) fn park_close(&mut self, fd: RawFd, closing: Closing) -> bool {
+        let is_named = self.late.named.contains_key(&fd);
+        if is_named {
+            self.late.parked.push((fd, closing));
+        }
+        is_named
+    }
+
+    /// The closes that nothing keeps back any more.
+    pub(super) fn take_ready_closes(&mut self) -> Vec<(RawFd, Closing)> {
+        std::mem::take(&mut self.late.ready)
     }
 
     /// The operation of a slot, while it is in flight.
@@ -120,6 +164,9 @@ impl SlotTable {
         let Entry::InFlight { op, owner } = entry else {
             panic!("driver invariant: a completion for slot {}, which has completed before", slot.0)
         };
+        if !more {
+            self.late.end(op);
+        }
         let after = match (&mut *owner, more) {
             (Owner::Nobody, true) => return orphan(op, &result),
             (Owner::Worker(token), true) => {

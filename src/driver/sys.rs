@@ -38,6 +38,20 @@ pub fn allow_waiting(file: RawFd) -> io::Result<()> {
     Ok(())
 }
 
+/// See [`super::Driver::try_lock`].
+pub fn try_lock(file: RawFd) -> io::Result<()> {
+    // SAFETY: no memory is named; the descriptor is only a number to the kernel.
+    let locked = unsafe { libc::flock(file, libc::LOCK_EX | libc::LOCK_NB) };
+    if locked == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
+/// See [`super::Driver::receive`].
+pub fn receive(socket: RawFd, into: &mut [u8]) -> io::Result<usize> {
+    // SAFETY: pointer and length come from one live, exclusively borrowed slice, which the kernel writes only during the call.
+    let received = unsafe { libc::recv(socket, into.as_mut_ptr().cast(), into.len(), libc::MSG_DONTWAIT) };
+    count(received)
+}
+
 /// See [`super::Driver::send`].
 pub fn send(socket: RawFd, bytes: &[u8], more: More) -> io::Result<usize> {
     // SAFETY: pointer and length come from one live slice, and the kernel only reads it during the call.
@@ -115,6 +129,7 @@ pub fn set_option(socket: RawFd, option: SocketOption) -> io::Result<()> {
     match option {
         SocketOption::NoDelay => set(socket, libc::IPPROTO_TCP, libc::TCP_NODELAY, &1_i32),
         SocketOption::NotSentLowWater(bytes) => set(socket, libc::IPPROTO_TCP, libc::TCP_NOTSENT_LOWAT, &bytes),
+        SocketOption::ReceiveLowWater(bytes) => set(socket, libc::SOL_SOCKET, libc::SO_RCVLOWAT, &bytes),
         SocketOption::Cork(on) => set(socket, libc::IPPROTO_TCP, libc::TCP_CORK, &i32::from(on)),
         SocketOption::ResetOnClose => {
             let linger = libc::linger { l_onoff: 1, l_linger: 0 };

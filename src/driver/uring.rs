@@ -21,7 +21,7 @@ use io_uring::{IoUring, Probe, cqueue, opcode, squeue};
 use self::poll::{Polls, Step};
 use self::zero_copy::Sends;
 use super::buf::{Buf, BufferPool};
-use super::op::{Closing, Expect, Op, Resolve};
+use super::op::{Closing, Expect, Op, Opening, Taken, WriteFrom};
 use super::pipe::{Pipe, PipePool};
 use super::slot::{Owner, Slot, SlotTable};
 use super::{Advice, Driver, DriverCounts, FileStat, More, Setup, SocketOption, Wait, sys};
@@ -36,6 +36,10 @@ const RECEIVE_GROUP: u16 = 0;
 const NO_SLOT: u64 = u64::MAX;
 /// How long a teardown waits for the kernel to let go before it gives the memory up for lost.
 const TEARDOWN: Duration = Duration::from_secs(5);
+/// The mode of a new file, before the process's umask.
+const NEW_FILE: u64 = 0o666;
+/// The mode of a new directory: what is in it is not whole yet.
+const PRIVATE_DIRECTORY: libc::mode_t = 0o700;
 /// Receive only after the socket polls readable (`IORING_RECVSEND_POLL_FIRST`, io_uring_enter(2)).
 const POLL_FIRST: u16 = 1;
 
@@ -47,6 +51,7 @@ pub struct Uring {
     sends: Sends,
     receive_pool: BufferPool,
     transfer_pool: BufferPool,
+    upload_pool: BufferPool,
     pipe_pool: PipePool,
     probe: Probe,
     multishot_accept: bool,
@@ -74,7 +79,9 @@ impl Uring {
         unsafe { ring.submitter().register_buf_ring_with_flags(address, entries, RECEIVE_GROUP, 0)? };
         let (blocks, len) = setup.transfer_buffers;
         let transfer_pool = BufferPool::new(blocks, len)?;
-        register_buffers(&ring, &transfer_pool);
+        let (upload_blocks, upload_len) = setup.upload_buffers;
+        let upload_pool = BufferPool::new(upload_blocks, upload_len)?;
+        register_buffers(&ring, &[&transfer_pool, &upload_pool]);
         Ok(Uring {
             ring,
             slots: SlotTable::default(),
@@ -82,6 +89,7 @@ impl Uring {
             sends: Sends::default(),
             receive_pool,
             transfer_pool,
+            upload_pool,
             pipe_pool: PipePool::new(setup.pipes, len, Box::new(sys::KernelPipes::new())),
             probe,
             multishot_accept: multishot_accept_is_sound(&nix::sys::utsname::uname()?.release().to_string_lossy()),
@@ -130,6 +138,27 @@ impl Uring {
             }
             Op::Read { file, offset, len, buf } => read_entry(*file, *offset, *len, buf),
             Op::FillPipe { file, offset, len, pipe } => fill_entry(*file, *offset, *len, pipe),
+            Op::Write { file, offset, from } => write_entry(*file, *offset, from),
+            Op::Sync { fd } => opcode::Fsync::new(Fd(*fd)).build(),
+            Op::Allocate { file, len } => {
+                opcode::Fallocate::new(Fd(*file), *len).mode(libc::FALLOC_FL_KEEP_SIZE).build()
+            }
+            Op::Link { entry, directory, name, .. } => {
+                let (from, to) = (Fd(libc::AT_FDCWD), Fd(*directory));
+                opcode::LinkAt::new(from, entry.as_ptr(), to, name.as_ptr()).flags(libc::AT_SYMLINK_FOLLOW).build()
+            }
+            Op::Rename { directory, name, to_directory, to_name, taken } => {
+                let flags = match taken {
+                    Taken::Refuse => libc::RENAME_NOREPLACE,
+                    Taken::Replace => 0,
+                };
+                let (from, to) = (Fd(*directory), Fd(*to_directory));
+                opcode::RenameAt::new(from, name.as_ptr(), to, to_name.as_ptr()).flags(flags).build()
+            }
+            Op::Unlink { directory, name } => opcode::UnlinkAt::new(Fd(*directory), name.as_ptr()).build(),
+            Op::MakeDirectory { directory, name } => {
+                opcode::MkDirAt::new(Fd(*directory), name.as_ptr()).mode(PRIVATE_DIRECTORY).build()
+            }
             Op::SendZeroCopy { socket, buf, from } => {
                 let bytes = &buf[*from..];
                 // Without DONTWAIT the ring would wait for room; the worker does that with a poll.
@@ -138,8 +167,8 @@ impl Uring {
                     .flags(libc::MSG_NOSIGNAL | libc::MSG_DONTWAIT)
                     .build()
             }
-            Op::Open { root, path, resolve, how } => {
-                how.0 = open_how(*resolve);
+            Op::Open { root, path, opening, how } => {
+                how.0 = open_how(*opening);
                 opcode::OpenAt2::new(Fd(*root), path.as_ptr(), &raw const how.0).build()
             }
             Op::Poll { socket, interest } => opcode::PollAdd::new(Fd(*socket), poll::events(*interest)).build(),
@@ -176,6 +205,7 @@ impl Uring {
         for fd in orphans {
             self.close(fd, Closing::Aside);
         }
+        self.close_parked();
     }
 
     /// Continues a poll as a multishot one.
@@ -268,6 +298,10 @@ impl Driver for Uring {
         &self.transfer_pool
     }
 
+    fn upload_pool(&self) -> &BufferPool {
+        &self.upload_pool
+    }
+
     fn pipe_pool(&self) -> &PipePool {
         &self.pipe_pool
     }
@@ -290,6 +324,17 @@ impl Driver for Uring {
 
     fn allow_waiting(&mut self, file: RawFd) -> io::Result<()> {
         sys::allow_waiting(file)
+    }
+
+    fn try_lock(&mut self, file: RawFd) -> io::Result<()> {
+        sys::try_lock(file)
+    }
+
+    fn receive(&mut self, socket: RawFd, buf: &mut Buf, len: usize) -> io::Result<usize> {
+        let len = len.min(buf.spare_len());
+        let received = sys::receive(socket, &mut buf.spare_mut()[..len])?;
+        buf.advance(received);
+        Ok(received)
     }
 
     fn send(&mut self, socket: RawFd, bytes: &[u8], more: More) -> io::Result<usize> {
@@ -351,6 +396,7 @@ impl Drop for Uring {
             tracing::error!(%error, in_flight = self.slots.in_flight(), "the kernel still holds buffers: leaving them mapped");
             self.receive_pool.leak();
             self.transfer_pool.leak();
+            self.upload_pool.leak();
             std::mem::forget(std::mem::take(&mut self.slots));
         }
     }
@@ -413,6 +459,18 @@ fn read_entry(file: RawFd, offset: u64, len: u32, buf: &mut Buf) -> squeue::Entr
     }
 }
 
+fn write_entry(file: RawFd, offset: u64, from: &WriteFrom) -> squeue::Entry {
+    let (target, len) = (from.as_ptr(), from.len() as u32);
+    let registered = match from {
+        WriteFrom::Buf { buf, .. } => buf.registered_index(),
+        WriteFrom::Bytes(_) => None,
+    };
+    match registered {
+        Some(index) => opcode::WriteFixed::new(Fd(file), target, len, index).offset(offset).build(),
+        None => opcode::Write::new(Fd(file), target, len).offset(offset).build(),
+    }
+}
+
 fn fill_entry(file: RawFd, offset: u64, len: usize, pipe: &mut Pipe) -> squeue::Entry {
     let len = pipe.fillable(len) as u32;
     pipe.begin_fill();
@@ -422,13 +480,17 @@ fn fill_entry(file: RawFd, offset: u64, len: usize, pipe: &mut Pipe) -> squeue::
     splice.flags(sys::SPLICE_FLAGS).build()
 }
 
-fn open_how(resolve: Resolve) -> types::OpenHow {
-    let read_only = (libc::O_RDONLY | libc::O_CLOEXEC) as u64;
-    match resolve {
-        Resolve::Beneath => types::OpenHow::new()
-            .flags(read_only | (libc::O_NONBLOCK | libc::O_NOCTTY) as u64)
-            .resolve(libc::RESOLVE_BENEATH | libc::RESOLVE_NO_MAGICLINKS),
-        Resolve::Anywhere => types::OpenHow::new().flags(read_only | libc::O_DIRECTORY as u64),
+fn open_how(opening: Opening) -> types::OpenHow {
+    let beneath = |flags: i32| {
+        let resolve = libc::RESOLVE_BENEATH | libc::RESOLVE_NO_MAGICLINKS;
+        types::OpenHow::new().flags((flags | libc::O_CLOEXEC) as u64).resolve(resolve)
+    };
+    match opening {
+        Opening::Beneath => beneath(libc::O_RDONLY | libc::O_NONBLOCK | libc::O_NOCTTY),
+        Opening::Anywhere => types::OpenHow::new().flags((libc::O_RDONLY | libc::O_DIRECTORY | libc::O_CLOEXEC) as u64),
+        Opening::Writable => beneath(libc::O_RDWR | libc::O_NOFOLLOW | libc::O_NOCTTY),
+        Opening::New => beneath(libc::O_RDWR | libc::O_CREAT | libc::O_EXCL).mode(NEW_FILE),
+        Opening::Unnamed => beneath(libc::O_RDWR | libc::O_TMPFILE).mode(NEW_FILE),
     }
 }
 
@@ -464,6 +526,14 @@ fn require_operations(ring: &IoUring) -> io::Result<Probe> {
         ("poll_add", opcode::PollAdd::CODE),
         ("close", opcode::Close::CODE),
         ("async_cancel", opcode::AsyncCancel::CODE),
+        ("write", opcode::Write::CODE),
+        ("write_fixed", opcode::WriteFixed::CODE),
+        ("fsync", opcode::Fsync::CODE),
+        ("fallocate", opcode::Fallocate::CODE),
+        ("linkat", opcode::LinkAt::CODE),
+        ("renameat", opcode::RenameAt::CODE),
+        ("unlinkat", opcode::UnlinkAt::CODE),
+        ("mkdirat", opcode::MkDirAt::CODE),
     ];
     match required.iter().find(|(_, code)| !probe.is_supported(*code)) {
         None => Ok(probe),
@@ -476,15 +546,20 @@ fn require_operations(ring: &IoUring) -> io::Result<Probe> {
 
 /// Registering spares the kernel a page walk on each read. It counts against `RLIMIT_MEMLOCK` for ordinary users, so it is a
 /// gain and no need.
-fn register_buffers(ring: &IoUring, pool: &BufferPool) {
-    // SAFETY: the blocks belong to `pool`, which the driver drops after the ring and, when a teardown fails, not at all.
-    match unsafe { ring.submitter().register_buffers(&pool.iovecs()) } {
-        Ok(()) => pool.set_registered(),
+fn register_buffers(ring: &IoUring, pools: &[&BufferPool]) {
+    let iovecs: Vec<libc::iovec> = pools.iter().flat_map(|pool| pool.iovecs()).collect();
+    // SAFETY: the blocks belong to the pools, which the driver drops after the ring and, when a teardown fails, not at all.
+    match unsafe { ring.submitter().register_buffers(&iovecs) } {
+        Ok(()) => {
+            let mut from = 0;
+            for pool in pools {
+                pool.set_registered(from);
+                from += pool.blocks();
+            }
+        }
         Err(error) => {
             static SAID: std::sync::Once = std::sync::Once::new();
-            SAID.call_once(
-                || tracing::info!(%error, "transfer buffers are not registered (RLIMIT_MEMLOCK): using plain ones"),
-            );
+            SAID.call_once(|| tracing::info!(%error, "buffers are not registered (RLIMIT_MEMLOCK): using plain ones"));
         }
     }
 }

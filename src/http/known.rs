@@ -234,7 +234,13 @@ mod tests {
 
     /// A worker over the fake kernel, at the beginning of a second.
     fn worker(hot_files: usize, access_log: Option<AccessLog>) -> Rc<Worker> {
-        let setup = Setup { in_flight: 1, receive_buffers: (1, 1024), transfer_buffers: (1, 1024), pipes: 1 };
+        let setup = Setup {
+            in_flight: 1,
+            receive_buffers: (1, 1024),
+            transfer_buffers: (1, 1024),
+            upload_buffers: (1, 1024),
+            pipes: 1,
+        };
         let driver = Box::new(Sim::new(&World::new(0, Faults::NONE), &setup));
         let runtime =
             Runtime::new(driver, Tasks::new().expect("an eventfd"), Offload::start(0, 1).expect("no threads"));

@@ -1,4 +1,4 @@
-//! Files and directories, opened and read without blocking the worker.
+//! Files and directories: opened, read, written and named without blocking the worker.
 
 use std::ffi::CString;
 use std::io;
@@ -6,12 +6,14 @@ use std::ops::Range;
 use std::os::fd::{OwnedFd, RawFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
+use std::pin::Pin;
 use std::rc::Rc;
+use std::task::{Context, Poll, ready};
 
 use super::residency::BLOCK_LEN;
-use super::{Descriptor, Runtime};
+use super::{Descriptor, Operation, Runtime};
 use crate::driver::buf::Buf;
-use crate::driver::op::{Closing, Op, OpenHow, Resolve};
+use crate::driver::op::{Closing, Op, OpenHow, Opening, Taken, WriteFrom};
 use crate::driver::pipe::Pipe;
 use crate::driver::{Advice, FileKind, FileStat};
 
@@ -22,7 +24,7 @@ const ARRIVAL_STEP: usize = 4 << 10;
 /// makes islands of pages; a longer step would take them for the whole.
 const PROBE_STEP: usize = 32 << 10;
 
-/// An open file or directory, read-only.
+/// An open file or directory, read-only unless it says otherwise.
 #[derive(Debug)]
 pub struct File {
     descriptor: Descriptor,
@@ -36,7 +38,7 @@ impl File {
     /// # Errors
     /// As open(2).
     pub async fn open_root(runtime: &Rc<Runtime>, path: &Path) -> io::Result<File> {
-        open(runtime, libc::AT_FDCWD, path.as_os_str().as_bytes(), Resolve::Anywhere).await
+        open(runtime, libc::AT_FDCWD, path.as_os_str().as_bytes(), Opening::Anywhere).await
     }
 
     /// Opens what `path`, relative to this directory, names beneath it (openat2(2), `RESOLVE_BENEATH`); an empty path is the
@@ -46,11 +48,110 @@ impl File {
     /// As openat2(2): `EXDEV` for an escape, `ENXIO` for a socket.
     pub async fn open_beneath(&self, path: &[u8]) -> io::Result<File> {
         let path = if path.is_empty() { b"." } else { path };
-        let file = open(self.runtime(), self.raw(), path, Resolve::Beneath).await?;
+        let file = open(self.runtime(), self.raw(), path, Opening::Beneath).await?;
         if file.stat()?.kind == FileKind::Regular {
             self.descriptor.runtime.driver().allow_waiting(file.raw())?;
         }
         Ok(file)
+    }
+
+    /// Opens a file beneath this directory to read and to write; not through a link in the last place.
+    ///
+    /// # Errors
+    /// As openat2(2).
+    pub async fn open_writable(&self, path: &[u8]) -> io::Result<File> {
+        open(self.runtime(), self.raw(), path, Opening::Writable).await
+    }
+
+    /// Makes a file beneath this directory, to read and to write.
+    ///
+    /// # Errors
+    /// As openat2(2): `AlreadyExists` if the name is taken.
+    pub async fn create(&self, path: &[u8]) -> io::Result<File> {
+        open(self.runtime(), self.raw(), path, Opening::New).await
+    }
+
+    /// Makes a file without a name on this directory's file system, to read and to write; it is gone when it is closed,
+    /// unless [`File::link`] gives it one.
+    ///
+    /// # Errors
+    /// As openat2(2) with `O_TMPFILE`: `EOPNOTSUPP` where the file system can't.
+    pub async fn create_unnamed(&self) -> io::Result<File> {
+        open(self.runtime(), self.raw(), b".", Opening::Unnamed).await
+    }
+
+    /// Makes a directory in this one, that only this user may enter.
+    ///
+    /// # Errors
+    /// As mkdir(2).
+    pub async fn make_directory(&self, name: &[u8]) -> io::Result<()> {
+        self.change(Op::MakeDirectory { directory: self.raw(), name: terminated(name)? }).await
+    }
+
+    /// Gives this file, which has none, a name in a directory. Giving the future up may leave it with the name.
+    ///
+    /// # Errors
+    /// As linkat(2): `AlreadyExists` if the name is taken.
+    pub async fn link(&self, directory: &File, name: &[u8]) -> io::Result<()> {
+        self.change(Op::link(self.raw(), directory.raw(), terminated(name)?)).await
+    }
+
+    /// Moves a name of this directory to another, or to another name.
+    ///
+    /// # Errors
+    /// As renameat2(2).
+    pub async fn rename(&self, name: &[u8], to: &File, to_name: &[u8], taken: Taken) -> io::Result<()> {
+        let (name, to_name) = (terminated(name)?, terminated(to_name)?);
+        let op = Op::Rename { directory: self.raw(), name, to_directory: to.raw(), to_name, taken };
+        self.change(op).await
+    }
+
+    /// Takes a file's name in this directory away.
+    ///
+    /// # Errors
+    /// As unlinkat(2): `IsADirectory` for a directory.
+    pub async fn unlink(&self, name: &[u8]) -> io::Result<()> {
+        self.change(Op::Unlink { directory: self.raw(), name: terminated(name)? }).await
+    }
+
+    /// Waits until what was written, or linked into this directory, is on the disk.
+    ///
+    /// # Errors
+    /// As fsync(2): what was written before may be lost, and trying again does not tell.
+    pub async fn sync(&self) -> io::Result<()> {
+        self.change(Op::Sync { fd: self.raw() }).await
+    }
+
+    /// Reserves space on the disk for the first `len` bytes; the length stays. Where the file system can't, nothing happens.
+    ///
+    /// # Errors
+    /// As fallocate(2): `StorageFull`, `QuotaExceeded` or `FileTooLarge` when there is not so much.
+    pub async fn allocate(&self, len: u64) -> io::Result<()> {
+        if len == 0 {
+            return Ok(());
+        }
+        match self.change(Op::Allocate { file: self.raw(), len }).await {
+            Err(error) if error.raw_os_error() == Some(libc::EOPNOTSUPP) => Ok(()),
+            result => result,
+        }
+    }
+
+    /// Takes the file for this handle alone, until it is dropped.
+    ///
+    /// # Errors
+    /// `WouldBlock` when another handle has it, of this process or of another; else as flock(2).
+    pub fn try_lock(&self) -> io::Result<()> {
+        self.descriptor.runtime.driver().try_lock(self.raw())
+    }
+
+    /// Begins to write all of these bytes at `offset`, and says when the kernel has them. Several writes may be under way.
+    pub fn write(self: &Rc<Self>, offset: u64, from: WriteFrom) -> Write {
+        let operation = self.runtime().operate(Op::Write { file: self.raw(), offset, from });
+        Write { file: self.clone(), offset, operation }
+    }
+
+    async fn change(&self, op: Op) -> io::Result<()> {
+        self.runtime().operate(op).await.result.map(drop)
     }
 
     /// What it is and how long, now.
@@ -175,9 +276,47 @@ impl File {
     }
 }
 
-async fn open(runtime: &Rc<Runtime>, root: RawFd, path: &[u8], resolve: Resolve) -> io::Result<File> {
-    let path = CString::new(path).map_err(|_| io::Error::from(io::ErrorKind::InvalidInput))?;
-    let op = Op::Open { root, path, resolve, how: Box::<OpenHow>::default() };
+/// A write under way; see [`File::write`]. Giving it up leaves open how much of it is done.
+#[must_use = "an error is told to who waits for it"]
+pub struct Write {
+    /// Which outlives the operation that names it.
+    operation: Operation,
+    file: Rc<File>,
+    offset: u64,
+}
+
+impl Future for Write {
+    type Output = io::Result<()>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        loop {
+            let completion = ready!(Pin::new(&mut self.operation).poll(cx));
+            let Some(Op::Write { from, .. }) = completion.op else {
+                panic!("driver invariant: a write came back without its bytes")
+            };
+            let written = match completion.result {
+                Ok(written) => written as usize,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => 0,
+                Err(error) => return Poll::Ready(Err(error)),
+            };
+            if written == from.len() {
+                return Poll::Ready(Ok(()));
+            }
+            // A full disk takes what still fits; the rest tells why.
+            self.offset += written as u64;
+            let op = Op::Write { file: self.file.raw(), offset: self.offset, from: from.skip(written) };
+            self.operation = self.file.runtime().operate(op);
+        }
+    }
+}
+
+fn terminated(name: &[u8]) -> io::Result<CString> {
+    CString::new(name).map_err(|_| io::Error::from(io::ErrorKind::InvalidInput))
+}
+
+async fn open(runtime: &Rc<Runtime>, root: RawFd, path: &[u8], opening: Opening) -> io::Result<File> {
+    let path = terminated(path)?;
+    let op = Op::Open { root, path, opening, how: Box::<OpenHow>::default() };
     let completion = runtime.operate(op).await;
     let raw = completion.result? as RawFd;
     let number = runtime.residency.borrow_mut().number();

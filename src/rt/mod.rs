@@ -42,6 +42,7 @@ pub struct Runtime {
     offload: Offload,
     receive_pool: BufferPool,
     transfer_pool: BufferPool,
+    upload_pool: BufferPool,
     residency: RefCell<Residency>,
     pipe_pool: PipePool,
     now: Cell<Instant>,
@@ -52,6 +53,7 @@ impl Runtime {
         Rc::new(Runtime {
             receive_pool: driver.receive_pool().clone(),
             transfer_pool: driver.transfer_pool().clone(),
+            upload_pool: driver.upload_pool().clone(),
             residency: RefCell::new(Residency::new(driver.now())),
             pipe_pool: driver.pipe_pool().clone(),
             now: Cell::new(driver.now()),
@@ -103,6 +105,11 @@ impl Runtime {
     /// The pool of buffers of one high water mark each.
     pub fn transfer_pool(&self) -> &BufferPool {
         &self.transfer_pool
+    }
+
+    /// The pool of buffers for bodies on their way to a file.
+    pub fn upload_pool(&self) -> &BufferPool {
+        &self.upload_pool
     }
 
     /// The pool that receives pick from.

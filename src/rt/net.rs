@@ -61,6 +61,14 @@ impl Socket {
         }
     }
 
+    /// Appends at most `len` bytes that have come to the buffer, and returns how many; 0 is the end of the stream.
+    ///
+    /// # Errors
+    /// `WouldBlock` when nothing has come; else as recv(2).
+    pub fn try_receive(&self, buf: &mut Buf, len: usize) -> io::Result<usize> {
+        self.descriptor.runtime.driver().receive(self.descriptor.raw, buf, len)
+    }
+
     /// Sends what the socket takes at once.
     ///
     /// # Errors

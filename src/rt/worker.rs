@@ -136,7 +136,13 @@ mod tests {
 
     /// A turn in which a task makes the driver collect, as handing over more than a ring holds does.
     fn turn_with_an_event_from_a_task() -> Vec<Token> {
-        let setup = Setup { in_flight: 4, receive_buffers: (1, 4096), transfer_buffers: (1, 4096), pipes: 2 };
+        let setup = Setup {
+            in_flight: 4,
+            receive_buffers: (1, 4096),
+            transfer_buffers: (1, 4096),
+            upload_buffers: (1, 1024),
+            pipes: 2,
+        };
         let driver = Uring::new(&setup).unwrap();
         let runtime = Runtime::new(Box::new(driver), Tasks::new().unwrap(), Offload::start(0, 1).unwrap());
         let mut turns = Turns::new(&runtime);

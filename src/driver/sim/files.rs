@@ -1,10 +1,11 @@
 //! The file tree: directories, files of any length whose content is bytes or a rule, and FIFOs; and which pages are in memory.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::ffi::OsStr;
 use std::io;
 use std::ops::Range;
+use std::os::fd::RawFd;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::rc::Rc;
@@ -130,6 +131,53 @@ impl Directory {
         self.entries.borrow_mut().insert(name.to_vec(), node);
     }
 
+    /// Adds an entry under a name that is free, as link(2) and mkdir(2) do.
+    pub fn insert_new(&self, name: &[u8], node: Node) -> Result<(), i32> {
+        match name {
+            [] => return Err(libc::ENOENT),
+            b"." | b".." => return Err(libc::EEXIST),
+            _ if name.contains(&b'/') => panic!("sim: a name, not a path, is given to a file"),
+            _ if name.len() > NAME_LEN => return Err(libc::ENAMETOOLONG),
+            _ => {}
+        }
+        let mut entries = self.entries.borrow_mut();
+        if entries.contains_key(name) {
+            return Err(libc::EEXIST);
+        }
+        entries.insert(name.to_vec(), node);
+        Ok(())
+    }
+
+    /// Takes a file's name away, as unlink(2) does.
+    pub fn unlink(&self, name: &[u8]) -> Result<(), i32> {
+        match self.entries.borrow().get(name) {
+            None => return Err(libc::ENOENT),
+            Some(Node::Directory(_)) => return Err(libc::EISDIR),
+            Some(Node::File(_) | Node::Fifo(_)) => {}
+        }
+        self.remove(name);
+        Ok(())
+    }
+
+    /// Moves a name to another directory, as rename(2) does with files.
+    pub fn rename(&self, name: &[u8], to: &Directory, to_name: &[u8], replace: bool) -> Result<(), i32> {
+        let node = self.entries.borrow().get(name).cloned().ok_or(libc::ENOENT)?;
+        if replace {
+            if matches!(to.entries.borrow().get(to_name), Some(Node::Directory(_))) {
+                return Err(libc::EISDIR);
+            }
+            to.remove(to_name);
+        }
+        to.insert_new(to_name, node)?;
+        self.remove(name);
+        Ok(())
+    }
+
+    /// The names in it, in order.
+    pub fn names(&self) -> Vec<Vec<u8>> {
+        self.entries.borrow().keys().cloned().collect()
+    }
+
     pub fn remove(&self, name: &[u8]) -> Option<Node> {
         self.entries.borrow_mut().remove(name)
     }
@@ -146,15 +194,78 @@ pub(super) struct File {
     cold: Vec<Range<u64>>,
     /// Pages that the disk is bringing, and when they will have come, as virtual time.
     coming: Vec<(Duration, Range<u64>)>,
+    /// The space on the disk that a file which was made by the server takes, and where it comes from.
+    taken: u64,
+    free: Rc<Cell<u64>>,
     pub denied: bool,
     pub broken: bool,
+    /// The descriptor that has it for itself.
+    pub locked_by: Option<RawFd>,
+}
+
+impl Drop for File {
+    fn drop(&mut self) {
+        self.free.set(self.free.get() + self.taken);
+    }
 }
 
 impl File {
     pub fn new(inode: u64, content: Content, wall: Duration) -> Rc<RefCell<Self>> {
         let len = content.len();
-        let (cold, coming) = (Vec::new(), Vec::new());
-        Rc::new(RefCell::new(File { inode, content, len, changed: wall, cold, coming, denied: false, broken: false }))
+        Rc::new(RefCell::new(File {
+            inode,
+            content,
+            len,
+            changed: wall,
+            cold: Vec::new(),
+            coming: Vec::new(),
+            taken: 0,
+            free: Rc::default(),
+            denied: false,
+            broken: false,
+            locked_by: None,
+        }))
+    }
+
+    /// An empty one, whose bytes take from this free space.
+    pub fn empty(inode: u64, free: &Rc<Cell<u64>>, wall: Duration) -> Rc<RefCell<Self>> {
+        let file = File::new(inode, Content::Bytes(Vec::new()), wall);
+        file.borrow_mut().free = free.clone();
+        file
+    }
+
+    /// Takes space for so many bytes in all, and returns how many there is space for.
+    fn grow(&mut self, len: u64) -> u64 {
+        let more = len.saturating_sub(self.taken).min(self.free.get());
+        self.free.set(self.free.get() - more);
+        self.taken += more;
+        self.taken.min(len)
+    }
+
+    /// Reserves space as fallocate(2) does: all of it or none.
+    pub fn allocate(&mut self, len: u64) -> Result<(), i32> {
+        if len.saturating_sub(self.taken) > self.free.get() {
+            return Err(libc::ENOSPC);
+        }
+        self.grow(len);
+        Ok(())
+    }
+
+    /// Writes as much as there is space for, and returns how much that was.
+    pub fn write(&mut self, offset: u64, bytes: &[u8], wall: Duration) -> Result<usize, i32> {
+        let end = self.grow(offset + bytes.len() as u64);
+        let fits = end.saturating_sub(offset) as usize;
+        if fits == 0 && !bytes.is_empty() {
+            return Err(libc::ENOSPC);
+        }
+        let Content::Bytes(content) = &mut self.content else {
+            panic!("sim: a file whose bytes follow a rule is written to")
+        };
+        content.resize(content.len().max(end as usize), 0);
+        content[offset as usize..end as usize].copy_from_slice(&bytes[..fits]);
+        self.len = self.len.max(end);
+        self.changed = wall;
+        Ok(fits)
     }
 
     pub fn set_len(&mut self, len: u64, wall: Duration) {

@@ -196,6 +196,8 @@ pub(super) struct Connection {
     error: Option<i32>,
     pub reset_on_close: bool,
     pub max_pacing_rate: u64,
+    /// How many bytes make it readable.
+    pub receive_low_water: usize,
 }
 
 impl Connection {
@@ -215,6 +217,7 @@ impl Connection {
             error: None,
             reset_on_close: false,
             max_pacing_rate: u64::MAX,
+            receive_low_water: 1,
         }
     }
 
@@ -224,7 +227,14 @@ impl Connection {
 
     /// Whether a receive would not wait.
     pub fn is_readable(&self) -> bool {
-        !self.to_server.is_empty() || self.reset_by_client || self.client != Side::Open
+        // A low water mark over what the queue holds would wait for ever; the kernel makes room instead.
+        let enough = self.receive_low_water.min(RECEIVE_QUEUE);
+        self.to_server.len() >= enough || self.has_ended()
+    }
+
+    /// Whether nothing more will come.
+    pub fn has_ended(&self) -> bool {
+        self.reset_by_client || self.client != Side::Open
     }
 
     /// How many bytes a receive has waiting; 0 is the end of the stream.

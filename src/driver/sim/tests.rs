@@ -8,10 +8,11 @@ use super::super::op::{Closing, OpenHow};
 use super::super::slot::{Completion, Token};
 use super::*;
 
-const SETUP: Setup = Setup { in_flight: 16, receive_buffers: (4, 64), transfer_buffers: (4, 4096), pipes: 2 };
+const SETUP: Setup =
+    Setup { in_flight: 16, receive_buffers: (4, 64), transfer_buffers: (4, 4096), upload_buffers: (2, 4096), pipes: 2 };
 
-fn open_op(root: RawFd, path: &str, resolve: Resolve) -> Op {
-    Op::Open { root, path: std::ffi::CString::new(path).unwrap(), resolve, how: Box::<OpenHow>::default() }
+fn open_op(root: RawFd, path: &str, opening: Opening) -> Op {
+    Op::Open { root, path: std::ffi::CString::new(path).unwrap(), opening, how: Box::<OpenHow>::default() }
 }
 
 fn submit(sim: &mut Sim, op: Op) -> Slot {
@@ -30,9 +31,9 @@ fn finish(sim: &mut Sim, slot: Slot) -> Completion {
 
 #[track_caller]
 fn open(sim: &mut Sim, path: &str) -> io::Result<RawFd> {
-    let slot = submit(sim, open_op(libc::AT_FDCWD, "/", Resolve::Anywhere));
+    let slot = submit(sim, open_op(libc::AT_FDCWD, "/", Opening::Anywhere));
     let root = finish(sim, slot).result? as RawFd;
-    let slot = submit(sim, open_op(root, path, Resolve::Beneath));
+    let slot = submit(sim, open_op(root, path, Opening::Beneath));
     let opened = finish(sim, slot).result.map(|fd| fd as RawFd);
     sim.close(root, Closing::Inline);
     opened

@@ -41,6 +41,12 @@ pub struct Faults {
     pub no_descriptors: f64,
     /// A read from a file answers `EIO`.
     pub read_error: f64,
+    /// A write to a file takes less than there is room for.
+    pub short_write: f64,
+    /// A write, a sync or a change of names answers `EIO`.
+    pub write_error: f64,
+    /// Files without a name can't be made, as on some file systems.
+    pub no_unnamed_files: f64,
     /// A new pipe holds two pages, whatever was asked for.
     pub small_pipes: f64,
     /// An operation that is about to complete does so although it was cancelled.
@@ -60,6 +66,9 @@ impl Faults {
         no_buffers: 0.0,
         no_descriptors: 0.0,
         read_error: 0.0,
+        short_write: 0.0,
+        write_error: 0.0,
+        no_unnamed_files: 0.0,
         small_pipes: 0.0,
         late_cancel: 0.0,
         max_latency: Duration::ZERO,
@@ -78,6 +87,9 @@ impl Faults {
         no_buffers: 0.1,
         no_descriptors: 0.1,
         read_error: 0.0,
+        short_write: 0.3,
+        write_error: 0.0,
+        no_unnamed_files: 0.0,
         small_pipes: 0.3,
         late_cancel: 0.5,
         ..Faults::SLOW
@@ -120,6 +132,8 @@ pub struct World {
     next_client: Cell<u32>,
     root: Rc<Directory>,
     next_inode: Cell<u64>,
+    /// Bytes that files of the server's own may still take.
+    free_space: Rc<Cell<u64>>,
     stalls: Cell<usize>,
     /// Real directories that live as long as the world.
     mirrors: RefCell<Vec<tempfile::TempDir>>,
@@ -160,6 +174,7 @@ impl World {
             next_client: Cell::default(),
             root: Directory::new(1),
             next_inode: Cell::new(2),
+            free_space: Rc::new(Cell::new(1 << 40)),
             stalls: Cell::default(),
             mirrors: RefCell::default(),
             trace: RefCell::default(),
@@ -276,6 +291,29 @@ impl World {
         self.file(path).borrow_mut().broken = true;
     }
 
+    /// Leaves so much space on the disk for what the server writes; files that go give theirs back.
+    pub fn limit_space(&self, bytes: u64) {
+        self.free_space.set(bytes);
+    }
+
+    /// How much of that is left.
+    pub fn free_space(&self) -> u64 {
+        self.free_space.get()
+    }
+
+    /// The names in a directory, in order.
+    pub fn names(&self, path: &str) -> Vec<String> {
+        let Ok(Node::Directory(directory)) = self.resolve(path.as_bytes()) else { panic!("no directory {path}") };
+        directory.names().iter().map(|name| String::from_utf8_lossy(name).into_owned()).collect()
+    }
+
+    /// What a file holds.
+    pub fn content(&self, path: &str) -> Vec<u8> {
+        let file = self.file(path);
+        let file = file.borrow();
+        file.bytes(0, usize::MAX).collect()
+    }
+
     /// Lets accepts and opens fail with `EMFILE` while this many descriptors are open.
     pub fn limit_descriptors(&self, limit: usize) {
         self.descriptor_limit.set(limit);
@@ -333,11 +371,11 @@ impl World {
         }
     }
 
-    fn inode(&self) -> u64 {
+    pub(super) fn inode(&self) -> u64 {
         self.next_inode.replace(self.next_inode.get() + 1)
     }
 
-    fn wall(&self) -> Duration {
+    pub(super) fn wall(&self) -> Duration {
         WALL_START + self.elapsed.get()
     }
 }
@@ -420,7 +458,22 @@ impl World {
     }
 
     pub(super) fn finish_close(&self, fd: RawFd) {
-        self.descriptors.borrow_mut().remove(&fd);
+        let closed = self.descriptors.borrow_mut().remove(&fd);
+        if let Some(Object::Entry(Node::File(file))) = closed.as_ref().map(|descriptor| &*descriptor.object)
+            && file.borrow().locked_by == Some(fd)
+        {
+            file.borrow_mut().locked_by = None;
+        }
+    }
+
+    /// A new file of the server's own, not in any directory yet.
+    pub(super) fn new_file(&self) -> Node {
+        Node::File(File::empty(self.inode(), &self.free_space, self.wall()))
+    }
+
+    /// A new directory, not in any other yet.
+    pub(super) fn new_directory(&self) -> Node {
+        Node::Directory(Directory::new(self.inode()))
     }
 
     /// Whether an accept or open finds a free descriptor.

@@ -18,7 +18,13 @@ impl Uring {
     }
 }
 
-const SETUP: Setup = Setup { in_flight: 1, receive_buffers: (1, 4096), transfer_buffers: (2, 4096), pipes: 2 };
+const SETUP: Setup = Setup {
+    in_flight: 1,
+    receive_buffers: (1, 4096),
+    transfer_buffers: (2, 4096),
+    upload_buffers: (1, 1024),
+    pipes: 2,
+};
 
 fn readable() -> EventFd {
     EventFd::from_value_and_flags(1, EfdFlags::EFD_CLOEXEC).unwrap()
@@ -64,7 +70,7 @@ fn no_submission_and_no_completion_is_lost_when_a_queue_is_full() {
 fn buffers_that_cannot_be_registered_are_read_into_all_the_same() {
     let others = BufferPool::new(1, 4096).unwrap();
     let ring = build_ring(SETUP.in_flight).unwrap();
-    register_buffers(&ring, &others);
+    register_buffers(&ring, &[&others]);
     assert!(others.try_take().unwrap().registered_index().is_some());
     let mut driver = Uring::with_ring(ring, &SETUP).unwrap();
     let mut file = tempfile::tempfile().unwrap();
@@ -97,7 +103,7 @@ fn send_zero_copy(driver: &mut Uring, socket: RawFd, bytes: &[u8]) -> io::Result
 fn buffers_that_cannot_be_registered_are_sent_from_all_the_same() {
     let others = BufferPool::new(1, 4096).unwrap();
     let ring = build_ring(SETUP.in_flight).unwrap();
-    register_buffers(&ring, &others);
+    register_buffers(&ring, &[&others]);
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let mut client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
     let (server, _) = listener.accept().unwrap();

@@ -456,7 +456,13 @@ mod tests {
 
     impl Stage {
         fn set(world: &Rc<World>, limits: Limits) -> Self {
-            let setup = Setup { in_flight: 64, receive_buffers: (1, 1024), transfer_buffers: (1, 16 << 10), pipes: 2 };
+            let setup = Setup {
+                in_flight: 64,
+                receive_buffers: (1, 1024),
+                transfer_buffers: (1, 16 << 10),
+                upload_buffers: (1, 1024),
+                pipes: 2,
+            };
             let driver = Box::new(Sim::new(world, &setup));
             let offload = Offload::start(0, 1).expect("no threads");
             let runtime = Runtime::new(driver, Tasks::new().expect("an eventfd"), offload);
