@@ -149,6 +149,8 @@ impl Limits {
     pub const SMALL_REPLY_LEN: usize = 8 << 10;
     /// Buffers that one upload may have: being filled, and on their way to the disk.
     pub const UPLOAD_BUFFERS_EACH: usize = 4;
+    /// How many bytes of an upload make its socket readable, where so many are still to come: fewer are not worth a write.
+    pub const RECEIVE_LOW_WATER: usize = 32 << 10;
     /// The most bytes that the disk is asked for ahead of one reader; they are the page cache's.
     pub const READ_AHEAD: u64 = 4 << 20;
     /// The most bytes that a long transfer moves in a turn while short replies go out beside it.

@@ -69,7 +69,7 @@ impl BufferPool {
 
     /// A free block, empty, if there is one and nobody waits for it already.
     pub fn try_take(&self) -> Option<Buf> {
-        self.0.leases.is_free_for_a_newcomer().then(|| self.take()).flatten()
+        self.0.leases.is_free_for_a_newcomer().then(|| self.take_promised()).flatten()
     }
 
     /// Waits for a block, first come first served.
@@ -79,7 +79,7 @@ impl BufferPool {
                 return buf;
             }
             self.available().await;
-            if let Some(buf) = self.take() {
+            if let Some(buf) = self.take_promised() {
                 return buf;
             }
         }
@@ -105,7 +105,8 @@ impl BufferPool {
         self.0.leases.in_use()
     }
 
-    fn take(&self) -> Option<Buf> {
+    /// A free block for who has waited for [`BufferPool::available`], if none was faster.
+    pub fn take_promised(&self) -> Option<Buf> {
         let Home::List(list) = &self.0.home else { return None };
         let index = list.borrow_mut().pop()?;
         Some(self.lease(index, 0))
@@ -186,6 +187,12 @@ impl Buf {
     /// The filled bytes.
     pub fn filled(&self) -> &[u8] {
         &self.block()[..self.len as usize]
+    }
+
+    /// The filled bytes, to be changed in place.
+    pub fn filled_mut(&mut self) -> &mut [u8] {
+        let len = self.len as usize;
+        &mut self.block_mut()[..len]
     }
 
     /// The bytes behind the filled ones; after writing to them, [`Buf::advance`].

@@ -18,10 +18,11 @@ use bytes::Bytes;
 use futures_util::future::LocalBoxFuture;
 use http::{Method, StatusCode, Version};
 
-use super::body::{Body, FileRegion, Taken, take_chunk};
+use super::body::{Body, FileRegion};
 use super::connections::Seat;
 use super::known::{Known, Reply};
 use super::pace::Pace;
+use super::reader::{Taken, take_chunk};
 use super::send::{self, Unsent, unless_hung_up};
 use super::wire::{BodyState, Broken, Wire};
 use super::{Answer, Request, Response};

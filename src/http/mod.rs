@@ -18,6 +18,7 @@ mod exchange;
 mod known;
 mod pace;
 mod pacing;
+mod reader;
 mod region;
 mod request;
 mod response;
@@ -40,9 +41,10 @@ use crate::rt::Runtime;
 use crate::telemetry::access_log::AccessLog;
 use crate::telemetry::metrics::WorkerMetrics;
 
-pub use self::body::{Body, BodyReader, Chunk, FileRegion, Segment};
+pub use self::body::{Body, Chunk, FileRegion, Segment};
 pub use self::budget::{Budget, Share};
 pub use self::pacing::{AddressRates, AddressShare, PacedBody, Pacing};
+pub use self::reader::BodyReader;
 pub use self::request::Request;
 pub use self::response::{Holds, Response};
 

@@ -5,7 +5,7 @@ use std::rc::Rc;
 
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Version};
 
-use super::body::BodyReader;
+use super::reader::BodyReader;
 use super::wire::Wire;
 use crate::error::Error;
 use crate::proto::fields::Fields;

@@ -195,6 +195,21 @@ impl Wire {
         Ok(())
     }
 
+    /// Sends what the socket takes at once of an interim reply, behind a 100 (Continue) that has begun.
+    pub(super) fn try_inform(&self, left: &mut &[u8]) -> std::io::Result<()> {
+        if self.has_begun_to_continue() {
+            self.try_continue()?;
+        }
+        while !left.is_empty() {
+            *left = &left[self.socket.try_send(left, More::No)?..];
+        }
+        Ok(())
+    }
+
+    fn has_begun_to_continue(&self) -> bool {
+        self.incoming.borrow().continue_owed.len() < CONTINUE.len()
+    }
+
     /// Sends what the socket takes at once of a reply. With it, it is too late to tell the client to go on; a 100 (Continue)
     /// that has begun is finished first.
     pub(super) fn try_send(&self, bytes: &[u8], more: More) -> std::io::Result<usize> {
@@ -203,8 +218,7 @@ impl Wire {
 
     /// As [`Wire::try_send`], of two pieces, one behind the other.
     pub(super) fn try_send_pair(&self, first: &[u8], second: &[u8], more: More) -> std::io::Result<usize> {
-        let begun = self.incoming.borrow().continue_owed.len() < CONTINUE.len();
-        if begun {
+        if self.has_begun_to_continue() {
             self.try_continue()?;
         } else {
             self.incoming.borrow_mut().continue_owed = &[];
@@ -294,7 +308,7 @@ impl Input {
         let range = self.at + data.start..self.at + data.end;
         let chunk = match &self.held {
             Held::Nothing => Chunk::copied(&[]),
-            Held::Lease(buf) => Chunk::leased(buf.clone(), range),
+            Held::Lease(buf) => Chunk::leased(buf.clone()).slice(range),
             Held::Heap(bytes) => Chunk::copied(&bytes[range]),
         };
         self.consume(used);
@@ -307,6 +321,12 @@ impl Input {
             let bytes = self.unread().to_vec();
             *self = Input { held: Held::Heap(bytes), at: 0 };
         }
+    }
+
+    /// Holds bytes that were taken too many. Nothing else has come.
+    pub(super) fn put_back(&mut self, bytes: Vec<u8>) {
+        debug_assert!(self.unread().is_empty());
+        *self = Input { held: Held::Heap(bytes), at: 0 };
     }
 
     fn push(&mut self, buf: Buf) {

@@ -130,6 +130,14 @@ impl Socket {
         self.poll_for(Interest::HangUp).await;
     }
 
+    /// How many bytes have to have come before the socket counts as readable; 1 is usual.
+    ///
+    /// # Errors
+    /// As setsockopt(2).
+    pub fn set_receive_low_water(&self, bytes: u32) -> io::Result<()> {
+        self.descriptor.runtime.driver().set_option(self.descriptor.raw, SocketOption::ReceiveLowWater(bytes))
+    }
+
     /// Ends our side of the connection.
     ///
     /// # Errors
