@@ -12,6 +12,7 @@ pub mod fields;
 pub mod http1;
 pub mod media_duration;
 pub mod media_type;
+pub mod multipart;
 pub mod pattern;
 pub mod range;
 pub mod target;

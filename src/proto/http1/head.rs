@@ -503,7 +503,7 @@ fn is_reg_name(host: &[u8]) -> bool {
 }
 
 /// `tchar` of RFC 9110 §5.6.2.
-pub(super) fn is_token_byte(b: u8) -> bool {
+pub(in crate::proto) fn is_token_byte(b: u8) -> bool {
     const TOKEN: [bool; 256] = {
         let mut table = [false; 256];
         let mut b = 0;
@@ -519,7 +519,7 @@ pub(super) fn is_token_byte(b: u8) -> bool {
 }
 
 /// Whether this is a `token` of RFC 9110 §5.6.2.
-pub(super) fn is_token(text: &[u8]) -> bool {
+pub(in crate::proto) fn is_token(text: &[u8]) -> bool {
     !text.is_empty() && text.iter().copied().all(is_token_byte)
 }
 
