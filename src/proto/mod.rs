@@ -15,3 +15,4 @@ pub mod media_type;
 pub mod pattern;
 pub mod range;
 pub mod target;
+pub mod tus;
