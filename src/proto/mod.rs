@@ -14,5 +14,6 @@ pub mod media_duration;
 pub mod media_type;
 pub mod pattern;
 pub mod range;
+pub mod resumable;
 pub mod target;
 pub mod tus;
