@@ -17,3 +17,4 @@ pub mod range;
 pub mod resumable;
 pub mod target;
 pub mod tus;
+pub mod upload_name;
