@@ -15,4 +15,7 @@ pub mod media_type;
 pub mod multipart;
 pub mod pattern;
 pub mod range;
+pub mod resumable;
 pub mod target;
+pub mod tus;
+pub mod upload_name;
