@@ -8,6 +8,7 @@ use highwater::proto::http1::chunked::{ChunkLimits, Decoded, Decoder};
 use highwater::proto::http1::encode::{Payload, Persistence, ResponseHead, encode, http_date};
 use highwater::proto::http1::framing;
 use highwater::proto::http1::head::{HeadLimits, HeadParser, RequestHead};
+use highwater::proto::multipart::{Limits, Parsed, Parser, boundary};
 use highwater::proto::range::{RangeLimits, resolve};
 use highwater::proto::target::normalize;
 use highwater::{Method, StatusCode};
@@ -108,5 +109,71 @@ fn chunks(c: &mut Criterion) {
     group.finish();
 }
 
-criterion_group!(benches, heads, decisions, replies, chunks);
+const FORM_LIMITS: Limits = Limits {
+    field_name_len: 100,
+    field_len: 1 << 20,
+    fields: 1000,
+    files: 100,
+    parts: 1100,
+    file_len: u64::MAX,
+    total_len: u64::MAX,
+    header_pairs: 2000,
+    part_head_len: 16 << 10,
+};
+
+/// Takes `rounds` times `data` as the beginning of a file, in inputs of `input_len` bytes; how much of it was data.
+fn upload(parser: &Parser, data: &[u8], input_len: usize, rounds: usize) -> usize {
+    let mut parser = parser.clone();
+    let mut len = 0;
+    for input in (0..rounds).flat_map(|_| data.chunks(input_len)) {
+        let mut at = 0;
+        loop {
+            match parser.parse(black_box(&input[at..])).expect("a sound form") {
+                Parsed::Data { data, used } => (at, len) = (at + used, len + data.len()),
+                Parsed::Held { len: held } => len += held,
+                Parsed::NeedMore { .. } => break,
+                other => panic!("{other:?}"),
+            }
+        }
+    }
+    len
+}
+
+fn forms(c: &mut Criterion) {
+    // The longest of the usual delimiters is that of Firefox.
+    let text = "---------------------------9051914041544843365972754266";
+    let boundary = boundary(format!("multipart/form-data; boundary={text}").as_bytes()).expect("a boundary");
+    let mut parser = Parser::new(&boundary, FORM_LIMITS);
+    let head = format!("--{text}\r\nContent-Disposition: form-data; name=\"file\"; filename=\"a.mp4\"\r\n\r\n");
+    assert!(matches!(parser.parse(head.as_bytes()), Ok(Parsed::PartStart { .. })));
+
+    // Xorshift (Marsaglia 2003): media are as random as this. A mebibyte of it stays in the cache, as a receive buffer does.
+    let mut state = 0x9e37_79b9_7f4a_7c15_u64;
+    let words = (0..1 << 17).map(|_| {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        state
+    });
+    let random: Vec<u8> = words.flat_map(u64::to_le_bytes).collect();
+    let almost = &boundary.delimiter()[..boundary.delimiter().len() - 1];
+    let mut group = c.benchmark_group("multipart");
+    for (name, data, rounds) in [
+        ("random", random.clone(), 64),
+        ("line ends and hyphens", b"\r\n--".repeat(random.len() / 4), 4),
+        ("carriage returns", vec![b'\r'; random.len()], 4),
+        ("hyphens", vec![b'-'; random.len()], 4),
+        ("delimiters but for a byte", almost.repeat(random.len() / almost.len()), 4),
+    ] {
+        group.throughput(criterion::Throughput::Bytes((rounds * data.len()) as u64));
+        for input_len in [16 << 10, 128 << 10] {
+            group.bench_function(format!("{name}, {} KiB", input_len >> 10), |b| {
+                b.iter(|| upload(&parser, &data, input_len, rounds));
+            });
+        }
+    }
+    group.finish();
+}
+
+criterion_group!(benches, heads, decisions, replies, chunks, forms);
 criterion_main!(benches);

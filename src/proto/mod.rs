@@ -4,6 +4,7 @@
 //! modules import nothing of the rest of the crate, so each can be fuzzed, split at every byte and read on its own.
 #![forbid(unsafe_code)]
 
+pub mod bearer;
 pub mod conditional;
 pub mod content_coding;
 pub mod cors;
@@ -16,6 +17,7 @@ pub mod multipart;
 pub mod pattern;
 pub mod range;
 pub mod resumable;
+pub mod signed_url;
 pub mod target;
 pub mod tus;
 pub mod upload_name;
