@@ -147,6 +147,10 @@ limits! {
 impl Limits {
     /// Up to this many bytes of a file go out with the head as one send: below it copying is cheaper than sendfile(2).
     pub const SMALL_REPLY_LEN: usize = 8 << 10;
+    /// What a part of a form takes beside its names and its text: an open file, a digest, its place in the reply.
+    pub const FORM_PART_BYTES: usize = 2 << 10;
+    /// Bytes of a file, and of all parts of a form, unless whoever reads it says otherwise (U1).
+    pub const FORM_LEN: u64 = 64 << 30;
     /// Buffers that one upload may have: being filled, and on their way to the disk.
     pub const UPLOAD_BUFFERS_EACH: usize = 4;
     /// How many bytes of an upload make its socket readable, where so many are still to come: fewer are not worth a write.

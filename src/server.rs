@@ -22,13 +22,14 @@ use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::signal::{SigSet, Signal};
 use nix::unistd::Pid;
 
-use crate::config::{self, Config, HandlerConfig, ListenAddress, SendPath};
+use crate::config::{self, Config, HandlerConfig, ListenAddress, SendPath, UploadConfig};
 use crate::driver::Setup;
 use crate::driver::slot::{Event, Token};
 use crate::driver::uring::Uring;
 use crate::error::Error;
 use crate::handler::admin::Admin;
 use crate::handler::media::Media;
+use crate::handler::upload::Upload;
 use crate::http::connections::Connections;
 use crate::http::{MakeHandler, Worker};
 use crate::limits::Limits;
@@ -585,8 +586,14 @@ fn obey_signals(signals: &SigSet, handle: &Handle, reread: &dyn Fn() -> Result<C
 fn with_configured(own: &Routes, config: &Config) -> Result<Routes, Error> {
     let mut routes = own.clone();
     for route in &config.routes {
-        let HandlerConfig::Media(media) = &route.handler;
-        routes.add(route.host.clone(), &route.prefix, Arc::new(Media::new(media.clone())?));
+        let handler: Arc<dyn MakeHandler> = match &route.handler {
+            HandlerConfig::Media(media) => Arc::new(Media::new(media.clone())?),
+            HandlerConfig::Upload(upload) => {
+                let url = upload.url.clone().or_else(|| config.url_of_folder(route.host.as_deref(), &upload.dir));
+                Arc::new(Upload::new(UploadConfig { url, ..upload.clone() })?)
+            }
+        };
+        routes.add(route.host.clone(), &route.prefix, handler);
     }
     Ok(routes)
 }

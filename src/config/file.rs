@@ -7,14 +7,16 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::num::NonZero;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::str::FromStr;
+use std::time::Duration;
 
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
 use super::rate::{Factor, check_rate};
 use super::route::{self, CacheRule, HandlerConfig, MediaConfig, RouteConfig};
+use super::upload::{self, UploadConfig};
 use super::{AccessLog, Config, ListenAddress};
 use crate::error::Error;
 use crate::limits::{Limits, Spec, Unit};
@@ -57,12 +59,20 @@ pub(super) enum Section {
     Route,
     Media,
     CacheRule,
+    Upload,
 }
 
 impl Section {
     /// Every section that an operator writes keys in.
-    pub(super) const ALL: [Section; 6] =
-        [Section::Top, Section::Server, Section::Limits, Section::Route, Section::Media, Section::CacheRule];
+    pub(super) const ALL: [Section; 7] = [
+        Section::Top,
+        Section::Server,
+        Section::Limits,
+        Section::Route,
+        Section::Media,
+        Section::CacheRule,
+        Section::Upload,
+    ];
 
     /// Its name, as the documentation and the errors call it.
     pub(super) fn name(self) -> &'static str {
@@ -73,6 +83,7 @@ impl Section {
             Section::Route => "[[route]]",
             Section::Media => "media",
             Section::CacheRule => "cache_control",
+            Section::Upload => "upload",
         }
     }
 
@@ -82,7 +93,7 @@ impl Section {
             Section::Top => vec!["server", "limits", "route"],
             Section::Server => vec!["listen", "admin", "workers", "access_log", "log_format", "driver", "send_path"],
             Section::Limits => Limits::SPECS.iter().map(|spec| spec.key).collect(),
-            Section::Route => vec!["host", "prefix", "media"],
+            Section::Route => vec!["host", "prefix", "media", "upload"],
             Section::Media => {
                 let flags = ["listing", "hidden", "precompressed"];
                 let fields = ["cors", "cache_control", "content_types"];
@@ -90,6 +101,12 @@ impl Section {
                 ["root", "index"].into_iter().chain(flags).chain(fields).chain(rates).collect()
             }
             Section::CacheRule => vec!["pattern", "value"],
+            Section::Upload => {
+                let naming = ["dir", "url", "names", "name_patterns", "types", "on_conflict", "delete"];
+                let keeping = ["fsync", "resumable", "resumable_expiry"];
+                let bounds = ["file_fields", "file_len", "total_len", "upload_rate", "quota"];
+                naming.into_iter().chain(keeping).chain(bounds).collect()
+            }
         }
     }
 }
@@ -216,20 +233,68 @@ fn route(value: &Value<'_>, dir: &Path, limits: &Limits) -> Result<RouteConfig, 
     let prefix =
         table.leaf("prefix", |value| checked(value, route::check_prefix))?.unwrap_or_else(|| String::from("/"));
     let media = table.get("media", |value| media(value, dir, limits))?;
-    let handler = media.map(HandlerConfig::Media);
-    match handler {
-        Some(handler) => Ok(RouteConfig { host, prefix, handler }),
-        None => Err(wrong(value, "the route has no handler: write media = { root = \"PATH\" }")),
-    }
+    let upload = table.get("upload", |value| upload(value, dir))?;
+    let handler = match (media, upload) {
+        (Some(media), None) => HandlerConfig::Media(media),
+        (None, Some(upload)) => HandlerConfig::Upload(upload),
+        (None, None) => {
+            let what = "the route has no handler: write media = { root = \"PATH\" } or upload = { dir = \"PATH\" }";
+            return Err(wrong(value, what));
+        }
+        (Some(_), Some(_)) => {
+            return Err(wrong(value, "the route has two handlers: write one [[route]] for media and one for upload"));
+        }
+    };
+    Ok(RouteConfig { host, prefix, handler })
+}
+
+/// A directory that is there, from the file's own one.
+fn directory(value: &Value<'_>, dir: &Path) -> Result<PathBuf, Wrong> {
+    let path = super::absolute(dir, Path::new(string(value)?)).map_err(|what| wrong(value, what))?;
+    route::check_root(&path).map_err(|what| wrong(value, what))?;
+    Ok(path)
+}
+
+fn upload(value: &Value<'_>, dir: &Path) -> Result<UploadConfig, Wrong> {
+    let table = Table::of(Section::Upload, value)?;
+    let folder = table.leaf("dir", |value| directory(value, dir))?;
+    let folder =
+        folder.ok_or_else(|| wrong(value, "upload has no dir: write dir = \"PATH\", where files are stored"))?;
+    let mut upload = UploadConfig::new(folder);
+    upload.url = table.leaf("url", |value| checked(value, upload::check_url))?;
+    set(&mut upload.names, table.leaf("names", parsed)?);
+    let patterns = |value| list(value, |value| checked(value, upload::check_pattern));
+    set(&mut upload.name_patterns, table.leaf("name_patterns", patterns)?);
+    let types = |value| list(value, |value| checked(value, upload::check_type));
+    set(&mut upload.types, table.leaf("types", types)?);
+    set(&mut upload.on_conflict, table.leaf("on_conflict", parsed)?);
+    set(&mut upload.delete, table.leaf("delete", boolean)?);
+    set(&mut upload.fsync, table.leaf("fsync", parsed)?);
+    set(&mut upload.resumable, table.leaf("resumable", boolean)?);
+    let expiry = |value| {
+        let expiry = Duration::from_millis(number(value, Unit::Time)?);
+        upload::check_expiry(expiry).map_err(|what| wrong(value, what))?;
+        Ok(expiry)
+    };
+    set(&mut upload.resumable_expiry, table.leaf("resumable_expiry", expiry)?);
+    set(
+        &mut upload.file_fields,
+        table.leaf("file_fields", |value| list(value, |value| string(value).map(String::from)))?,
+    );
+    set(&mut upload.file_len, table.leaf("file_len", |value| number(value, Unit::Bytes))?);
+    set(&mut upload.total_len, table.leaf("total_len", |value| number(value, Unit::Bytes))?);
+    upload.upload_rate = table.leaf("upload_rate", |value| {
+        let rate = number(value, Unit::Rate)?;
+        upload::check_upload_rate(rate).map_err(|what| wrong(value, what))?;
+        Ok(rate)
+    })?;
+    upload.quota = table.leaf("quota", |value| number(value, Unit::Bytes))?;
+    Ok(upload)
 }
 
 fn media(value: &Value<'_>, dir: &Path, limits: &Limits) -> Result<MediaConfig, Wrong> {
     let table = Table::of(Section::Media, value)?;
-    let root = table.leaf("root", |value| {
-        let root = super::absolute(dir, Path::new(string(value)?)).map_err(|what| wrong(value, what))?;
-        route::check_root(&root).map_err(|what| wrong(value, what))?;
-        Ok(root)
-    })?;
+    let root = table.leaf("root", |value| directory(value, dir))?;
     let root = root.ok_or_else(|| wrong(value, "media has no root: write root = \"PATH\", the directory to serve"))?;
     let mut media = MediaConfig::new(root);
     let names = |value| list(value, |value| checked(value, route::check_index));

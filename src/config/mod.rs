@@ -12,6 +12,7 @@ mod address;
 mod file;
 mod rate;
 mod route;
+mod upload;
 mod write;
 
 use std::fmt;
@@ -24,9 +25,11 @@ pub use address::ListenAddress;
 pub use rate::{Factor, RateSource};
 pub(crate) use route::check_cors;
 pub use route::{CacheRule, HandlerConfig, MediaConfig, RouteConfig};
+pub use upload::{Fsync, Names, OnConflict, UploadConfig};
 
 use crate::error::Error;
 use crate::limits::Limits;
+use crate::proto::target;
 
 /// A server's configuration. Documented for operators in `docs/CONFIG.md`.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -105,6 +108,23 @@ impl Config {
             }
         }
         Ok(())
+    }
+
+    /// Where a folder's files are served on a host: the path of the media route that has it, or one above it, as its root.
+    pub(crate) fn url_of_folder(&self, host: Option<&str>, folder: &Path) -> Option<String> {
+        let path = |route: &RouteConfig| match &route.handler {
+            HandlerConfig::Media(media) if route.host.as_deref() == host => {
+                let beneath = folder.strip_prefix(&media.root).ok()?;
+                let segments =
+                    beneath.iter().map(|segment| target::encode_segment(segment.as_encoded_bytes()).to_string());
+                let prefix = route.prefix.trim_end_matches('/').split('/').skip(1);
+                let prefix = prefix.map(|segment| target::encode_segment(segment.as_bytes()).to_string());
+                Some(prefix.chain(segments).fold(String::new(), |url, segment| format!("{url}/{segment}")))
+            }
+            HandlerConfig::Media(_) | HandlerConfig::Upload(_) => None,
+        };
+        // The shortest is of the root that is nearest.
+        self.routes.iter().filter_map(path).min_by_key(String::len)
     }
 
     /// This configuration as the file that gives it, complete. Reading it back gives the same configuration, if it passes
@@ -307,6 +327,7 @@ impl Overrides {
             }
             None => config.routes.iter_mut().for_each(|route| match &mut route.handler {
                 HandlerConfig::Media(media) => self.apply_to_media(media),
+                HandlerConfig::Upload(_) => {}
             }),
         }
         Ok(())

@@ -8,6 +8,7 @@ use std::net::Ipv6Addr;
 use std::path::{Path, PathBuf};
 
 use super::rate::{Factor, RateSource, check_rate};
+use super::upload::UploadConfig;
 use crate::limits::Limits;
 use crate::proto::cors::Origins;
 use crate::proto::pattern::Pattern;
@@ -29,6 +30,8 @@ pub struct RouteConfig {
 pub enum HandlerConfig {
     /// A folder of files.
     Media(MediaConfig),
+    /// A folder that takes uploads.
+    Upload(UploadConfig),
 }
 
 impl RouteConfig {
@@ -37,11 +40,17 @@ impl RouteConfig {
         RouteConfig { host: None, prefix: prefix.into(), handler: HandlerConfig::Media(media) }
     }
 
+    /// A folder that takes uploads beneath this prefix, for any host.
+    pub fn upload(prefix: impl Into<String>, upload: UploadConfig) -> Self {
+        RouteConfig { host: None, prefix: prefix.into(), handler: HandlerConfig::Upload(upload) }
+    }
+
     pub(super) fn check(&self, limits: &Limits) -> Result<(), String> {
         self.host.as_deref().map_or(Ok(()), check_host).map_err(|wrong| format!("host: {wrong}"))?;
         check_prefix(&self.prefix).map_err(|wrong| format!("prefix: {wrong}"))?;
         match &self.handler {
             HandlerConfig::Media(media) => media.check().and_then(|()| media.check_rates(limits)),
+            HandlerConfig::Upload(upload) => upload.check(),
         }
     }
 

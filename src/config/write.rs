@@ -5,7 +5,7 @@
 
 use toml::Value;
 
-use super::{Config, HandlerConfig, MediaConfig, RouteConfig};
+use super::{Config, HandlerConfig, MediaConfig, RouteConfig, UploadConfig};
 use crate::limits::{Limits, Unit};
 
 /// Every key that has a value, resolved.
@@ -47,6 +47,37 @@ fn route(out: &mut Writer, route: &RouteConfig) {
     out.key("prefix", string(&route.prefix));
     match &route.handler {
         HandlerConfig::Media(media) => self::media(out, media),
+        HandlerConfig::Upload(upload) => self::upload(out, upload),
+    }
+}
+
+fn upload(out: &mut Writer, upload: &UploadConfig) {
+    out.heading("[route.upload]");
+    out.key("dir", string(&upload.dir.to_string_lossy()));
+    if let Some(url) = &upload.url {
+        out.key("url", string(url));
+    }
+    out.key("names", string(&upload.names.to_string()));
+    for (key, list) in [("name_patterns", &upload.name_patterns), ("types", &upload.types)] {
+        if !list.is_empty() {
+            out.key(key, strings(list.iter().cloned()));
+        }
+    }
+    out.key("on_conflict", string(&upload.on_conflict.to_string()));
+    out.key("delete", upload.delete);
+    out.key("fsync", string(&upload.fsync.to_string()));
+    out.key("resumable", upload.resumable);
+    out.key("resumable_expiry", string(&Unit::Time.format(upload.resumable_expiry.as_millis() as u64)));
+    if !upload.file_fields.is_empty() {
+        out.key("file_fields", strings(upload.file_fields.iter().cloned()));
+    }
+    out.key("file_len", string(&Unit::Bytes.format(upload.file_len)));
+    out.key("total_len", string(&Unit::Bytes.format(upload.total_len)));
+    if let Some(rate) = upload.upload_rate {
+        out.key("upload_rate", string(&Unit::Rate.format(rate)));
+    }
+    if let Some(quota) = upload.quota {
+        out.key("quota", string(&Unit::Bytes.format(quota)));
     }
 }
 

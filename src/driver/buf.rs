@@ -23,8 +23,7 @@ struct Pool {
     region: Region,
     block_len: usize,
     home: Home,
-    /// The index under which the kernel knows the first block, if it knows them.
-    registered_from: Cell<Option<u16>>,
+    registered: Cell<bool>,
     leases: Rc<Leases>,
 }
 
@@ -62,7 +61,7 @@ impl BufferPool {
             region,
             block_len,
             home,
-            registered_from: Cell::new(None),
+            registered: Cell::new(false),
             leases: Leases::new(usize::from(blocks)),
         })))
     }
@@ -93,11 +92,6 @@ impl BufferPool {
     /// The length of each block, bytes.
     pub fn block_len(&self) -> usize {
         self.0.block_len
-    }
-
-    /// How many blocks there are.
-    pub fn blocks(&self) -> u16 {
-        self.0.leases.total() as u16
     }
 
     /// How many blocks are leased now.
@@ -143,15 +137,15 @@ impl BufferPool {
         }
     }
 
-    /// One `iovec` a block, in their order, for `IORING_REGISTER_BUFFERS`.
+    /// One `iovec` a block, for `IORING_REGISTER_BUFFERS`: block i becomes registered buffer i.
     pub(super) fn iovecs(&self) -> Vec<libc::iovec> {
         let iovec = |i| libc::iovec { iov_base: self.0.block_ptr(i as u16).as_ptr().cast(), iov_len: self.0.block_len };
         (0..self.0.leases.total()).map(iovec).collect()
     }
 
-    /// Notes that the kernel knows the blocks by consecutive numbers from this one on.
-    pub(super) fn set_registered(&self, from: u16) {
-        self.0.registered_from.set(Some(from));
+    /// Notes that the kernel knows these blocks by their index.
+    pub(super) fn set_registered(&self) {
+        self.0.registered.set(true);
     }
 
     /// Keeps the memory mapped for ever: for a teardown in which the kernel did not let go.
@@ -230,7 +224,7 @@ impl Buf {
 
     /// The index under which the kernel knows this block, if it was registered.
     pub(super) fn registered_index(&self) -> Option<u16> {
-        self.pool.registered_from.get().map(|from| from + self.index)
+        self.pool.registered.get().then_some(self.index)
     }
 
     fn block(&self) -> &[u8] {

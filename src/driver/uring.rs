@@ -81,7 +81,7 @@ impl Uring {
         let transfer_pool = BufferPool::new(blocks, len)?;
         let (upload_blocks, upload_len) = setup.upload_buffers;
         let upload_pool = BufferPool::new(upload_blocks, upload_len)?;
-        register_buffers(&ring, &[&transfer_pool, &upload_pool]);
+        register_buffers(&ring, &transfer_pool);
         Ok(Uring {
             ring,
             slots: SlotTable::default(),
@@ -459,16 +459,9 @@ fn read_entry(file: RawFd, offset: u64, len: u32, buf: &mut Buf) -> squeue::Entr
     }
 }
 
+/// Never from a registered buffer: a write into the page cache copies from those page by page, which costs a fifth more.
 fn write_entry(file: RawFd, offset: u64, from: &WriteFrom) -> squeue::Entry {
-    let (target, len) = (from.as_ptr(), from.len() as u32);
-    let registered = match from {
-        WriteFrom::Buf { buf, .. } => buf.registered_index(),
-        WriteFrom::Bytes(_) => None,
-    };
-    match registered {
-        Some(index) => opcode::WriteFixed::new(Fd(file), target, len, index).offset(offset).build(),
-        None => opcode::Write::new(Fd(file), target, len).offset(offset).build(),
-    }
+    opcode::Write::new(Fd(file), from.as_ptr(), from.len() as u32).offset(offset).build()
 }
 
 fn fill_entry(file: RawFd, offset: u64, len: usize, pipe: &mut Pipe) -> squeue::Entry {
@@ -527,7 +520,6 @@ fn require_operations(ring: &IoUring) -> io::Result<Probe> {
         ("close", opcode::Close::CODE),
         ("async_cancel", opcode::AsyncCancel::CODE),
         ("write", opcode::Write::CODE),
-        ("write_fixed", opcode::WriteFixed::CODE),
         ("fsync", opcode::Fsync::CODE),
         ("fallocate", opcode::Fallocate::CODE),
         ("linkat", opcode::LinkAt::CODE),
@@ -546,20 +538,15 @@ fn require_operations(ring: &IoUring) -> io::Result<Probe> {
 
 /// Registering spares the kernel a page walk on each read. It counts against `RLIMIT_MEMLOCK` for ordinary users, so it is a
 /// gain and no need.
-fn register_buffers(ring: &IoUring, pools: &[&BufferPool]) {
-    let iovecs: Vec<libc::iovec> = pools.iter().flat_map(|pool| pool.iovecs()).collect();
-    // SAFETY: the blocks belong to the pools, which the driver drops after the ring and, when a teardown fails, not at all.
-    match unsafe { ring.submitter().register_buffers(&iovecs) } {
-        Ok(()) => {
-            let mut from = 0;
-            for pool in pools {
-                pool.set_registered(from);
-                from += pool.blocks();
-            }
-        }
+fn register_buffers(ring: &IoUring, pool: &BufferPool) {
+    // SAFETY: the blocks belong to `pool`, which the driver drops after the ring and, when a teardown fails, not at all.
+    match unsafe { ring.submitter().register_buffers(&pool.iovecs()) } {
+        Ok(()) => pool.set_registered(),
         Err(error) => {
             static SAID: std::sync::Once = std::sync::Once::new();
-            SAID.call_once(|| tracing::info!(%error, "buffers are not registered (RLIMIT_MEMLOCK): using plain ones"));
+            SAID.call_once(
+                || tracing::info!(%error, "transfer buffers are not registered (RLIMIT_MEMLOCK): using plain ones"),
+            );
         }
     }
 }

@@ -60,7 +60,7 @@ impl Share {
     }
 
     /// Takes more of the same budget, if so much is left.
-    fn extend(&mut self, amount: usize) -> Option<()> {
+    pub fn extend(&mut self, amount: usize) -> Option<()> {
         let mut more = self.budget.take(amount)?;
         self.amount += std::mem::take(&mut more.amount);
         Some(())

@@ -16,6 +16,7 @@ mod budget;
 pub(crate) mod connections;
 mod exchange;
 mod known;
+mod multipart;
 mod pace;
 mod pacing;
 mod reader;
@@ -43,6 +44,8 @@ use crate::telemetry::metrics::WorkerMetrics;
 
 pub use self::body::{Body, Chunk, FileRegion, Segment};
 pub use self::budget::{Budget, Share};
+pub(crate) use self::multipart::FormEvent;
+pub use self::multipart::{FormError, Multipart, Part, PartHead};
 pub use self::pacing::{AddressRates, AddressShare, PacedBody, Pacing};
 pub use self::reader::BodyReader;
 pub use self::request::Request;
@@ -113,6 +116,8 @@ pub struct Worker {
     pub open_files: Budget,
     /// Bytes of small files that they may keep in memory.
     pub hot_files: Budget,
+    /// Bytes of names and text fields of forms.
+    pub forms: Budget,
     /// When a reply last went out whole at once.
     quick: Cell<Option<Instant>>,
     /// Replies to requests that have come before.
@@ -133,6 +138,7 @@ impl Worker {
         let runtime = runtime.clone();
         let date = Cell::new((0, encode::http_date(0)));
         let (open_files, hot_files) = (Budget::new(limits.open_files), Budget::new(limits.hot_files));
+        let forms = Budget::new(limits.form_bytes);
         let draining = Cell::new(false);
         let known_replies = KnownReplies::new();
         let quick = Cell::new(None);
@@ -143,6 +149,7 @@ impl Worker {
             access_log,
             open_files,
             hot_files,
+            forms,
             known_replies,
             quick,
             send_path,

@@ -18,6 +18,7 @@ use futures_core::Stream;
 use http::Version;
 
 use super::body::Chunk;
+use super::multipart::Multipart;
 use super::wire::{BodyState, Broken, Wire};
 use crate::driver::buf::Buf;
 use crate::driver::leases::Available;
@@ -26,6 +27,7 @@ use crate::error::Error;
 use crate::limits::Limits;
 use crate::proto::http1::chunked::{ChunkedError, Decoded, Decoder};
 use crate::proto::http1::encode::{self, Payload, Persistence, ResponseHead};
+use crate::proto::multipart::Boundary;
 use crate::rt::Operation;
 use crate::rt::timer::Timer;
 
@@ -68,6 +70,12 @@ impl BodyReader {
     pub fn in_large_pieces(mut self) -> Self {
         self.large.get_or_insert_default();
         self
+    }
+
+    /// The form in this body.
+    pub(super) fn into_form(self, boundary: &Boundary, file_len: u64, total_len: u64) -> Multipart {
+        let worker = self.wire.worker.clone();
+        Multipart::new(self, boundary, &worker.limits, file_len, total_len)
     }
 
     /// The next bytes; `None` at the end of the body.

@@ -5,11 +5,14 @@ use std::rc::Rc;
 
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Version};
 
+use super::multipart::{FormError, Multipart};
 use super::reader::BodyReader;
 use super::wire::Wire;
 use crate::error::Error;
+use crate::limits::Limits;
 use crate::proto::fields::Fields;
 use crate::proto::http1::head::RequestHead;
+use crate::proto::multipart;
 
 /// A request: its head, and a reader of its body.
 pub struct Request {
@@ -88,6 +91,25 @@ impl Request {
     /// The body alone, as a stream that a reply may carry on.
     pub fn into_body(self) -> BodyReader {
         self.body
+    }
+
+    /// The form that the body is (RFC 7578), part by part, within the server's limits (U1); files and forms of at most
+    /// [`Limits::FORM_LEN`] bytes.
+    ///
+    /// # Errors
+    /// The request is no form.
+    pub fn multipart(self) -> Result<Multipart, FormError> {
+        self.multipart_within(Limits::FORM_LEN, Limits::FORM_LEN)
+    }
+
+    /// As [`Request::multipart`], with at most `file_len` bytes in each file and `total_len` in all parts.
+    ///
+    /// # Errors
+    /// The request is no form.
+    pub fn multipart_within(self, file_len: u64, total_len: u64) -> Result<Multipart, FormError> {
+        let content_type = self.fields().get_single("Content-Type").ok().flatten().unwrap_or_default();
+        let boundary = multipart::boundary(content_type).map_err(FormError::NoForm)?;
+        Ok(self.body.into_form(&boundary, file_len, total_len))
     }
 
     /// The same request in the terms of the `http` crate.

@@ -43,6 +43,22 @@ impl Response {
         response
     }
 
+    /// A reply for programs that says why a request is refused: `{"error":{"code":…,"message":…}}`.
+    pub fn problem(status: StatusCode, code: &str, message: &str) -> Self {
+        let text = serde_json::json!({ "error": { "code": code, "message": message } }).to_string();
+        Response::new(status).with_json(text)
+    }
+
+    /// The same reply with this JSON text, which nobody is to keep.
+    #[must_use]
+    pub fn with_json(mut self, text: impl Into<Body>) -> Self {
+        self.head.field("Content-Type", b"application/json");
+        self.head.field("X-Content-Type-Options", b"nosniff");
+        self.head.field("Cache-Control", b"no-store");
+        self.body = text.into();
+        self
+    }
+
     /// A reply with this head, of which the fields are lines already.
     pub fn from_head(head: ResponseHead) -> Self {
         Response { head, body: Body::Empty, holds: None }

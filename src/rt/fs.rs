@@ -15,6 +15,7 @@ use super::{Descriptor, Operation, Runtime};
 use crate::driver::buf::Buf;
 use crate::driver::op::{Closing, Op, OpenHow, Opening, Taken, WriteFrom};
 use crate::driver::pipe::Pipe;
+use crate::driver::slot::Owner;
 use crate::driver::{Advice, FileKind, FileStat};
 
 /// Distance of the pages that are looked at where others are still coming, in bytes: each page, because parts come in any order.
@@ -112,6 +113,14 @@ impl File {
     /// As unlinkat(2): `IsADirectory` for a directory.
     pub async fn unlink(&self, name: &[u8]) -> io::Result<()> {
         self.change(Op::Unlink { directory: self.raw(), name: terminated(name)? }).await
+    }
+
+    /// Takes a file's name in this directory away some time soon, if it is there; nobody is told.
+    pub fn forget(&self, name: &[u8]) {
+        if let Ok(name) = terminated(name) {
+            let op = Op::Unlink { directory: self.raw(), name };
+            self.runtime().driver().submit(op, Owner::Nobody);
+        }
     }
 
     /// Waits until what was written, or linked into this directory, is on the disk.

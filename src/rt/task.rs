@@ -191,6 +191,20 @@ impl<T> JoinHandle<T> {
     }
 }
 
+impl<T: 'static> JoinHandle<T> {
+    /// The result of a task that has to run to its end: whoever stops waiting for it lets it go on alone.
+    pub async fn lasting(self) -> T {
+        struct Lasting<T>(Option<JoinHandle<T>>);
+        impl<T> Drop for Lasting<T> {
+            fn drop(&mut self) {
+                self.0.take().into_iter().for_each(JoinHandle::detach);
+            }
+        }
+        let mut lasting = Lasting(Some(self));
+        std::future::poll_fn(|cx| Pin::new(lasting.0.as_mut().expect("kept until the drop")).poll(cx)).await
+    }
+}
+
 impl<T> Future for JoinHandle<T> {
     type Output = T;
 

@@ -70,7 +70,7 @@ fn no_submission_and_no_completion_is_lost_when_a_queue_is_full() {
 fn buffers_that_cannot_be_registered_are_read_into_all_the_same() {
     let others = BufferPool::new(1, 4096).unwrap();
     let ring = build_ring(SETUP.in_flight).unwrap();
-    register_buffers(&ring, &[&others]);
+    register_buffers(&ring, &others);
     assert!(others.try_take().unwrap().registered_index().is_some());
     let mut driver = Uring::with_ring(ring, &SETUP).unwrap();
     let mut file = tempfile::tempfile().unwrap();
@@ -103,7 +103,7 @@ fn send_zero_copy(driver: &mut Uring, socket: RawFd, bytes: &[u8]) -> io::Result
 fn buffers_that_cannot_be_registered_are_sent_from_all_the_same() {
     let others = BufferPool::new(1, 4096).unwrap();
     let ring = build_ring(SETUP.in_flight).unwrap();
-    register_buffers(&ring, &[&others]);
+    register_buffers(&ring, &others);
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let mut client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
     let (server, _) = listener.accept().unwrap();

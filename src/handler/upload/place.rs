@@ -1,0 +1,183 @@
+//! Names: where an upload comes to lie, and how it gets there whole or not at all.
+//!
+//! A file that comes in has no name (`O_TMPFILE`), so that it is gone with its descriptor whatever ends the upload, a killed
+//! process included. Where the file system has no such files, it gets a random name in `.uploads`, which media routes do not
+//! show and which is swept. Linking it into place needs no copy, and linking to a name that is taken fails, so that nothing
+//! has to be looked up first. A link can't replace; there the file goes by a name in `.uploads` and is moved over the old one.
+
+use std::io;
+use std::rc::Rc;
+
+use http::StatusCode;
+
+use super::refusal::Refusal;
+use crate::config::{Fsync, OnConflict};
+use crate::driver::op::Taken;
+use crate::proto::target::NormalPath;
+use crate::proto::upload_name;
+use crate::rt::fs::File;
+
+/// The directory for what is not whole and has a name all the same, in the folder for uploads.
+pub(super) const STORE: &str = ".uploads";
+
+/// How many names are tried for a file whose name is taken.
+const MOST_NAMES: u32 = 1000;
+
+/// A file's place in the folder.
+#[derive(Clone, Debug)]
+pub(super) struct Target {
+    /// The directory beneath the folder; empty for the folder itself.
+    pub directory: String,
+    /// The name in it, as it was asked for.
+    pub name: String,
+}
+
+impl Target {
+    /// What a path asks for.
+    pub fn of(path: &NormalPath<'_>) -> Result<Self, Refusal> {
+        let text = std::str::from_utf8(&path.path)
+            .map_err(|_| Refusal::new(StatusCode::BAD_REQUEST, "NAME", "The name is not UTF-8."))?;
+        if path.trailing_slash {
+            return Err(Refusal::new(StatusCode::BAD_REQUEST, "NAME", "A directory can't be uploaded."));
+        }
+        let (directory, name) = text.rsplit_once('/').unwrap_or(("", text));
+        if directory.split('/').any(|segment| segment.starts_with('.')) {
+            return Err(Refusal::new(StatusCode::NOT_FOUND, "NO_DIRECTORY", "There is no such directory."));
+        }
+        Ok(Target { directory: directory.to_owned(), name: upload_name::clean(name)? })
+    }
+
+    /// In the folder itself.
+    pub fn in_folder(name: String) -> Self {
+        Target { directory: String::new(), name }
+    }
+
+    /// The path beneath the folder, of a file that was stored under another name there.
+    pub fn path_of(&self, stored: &str) -> String {
+        if self.directory.is_empty() { stored.to_owned() } else { format!("{}/{stored}", self.directory) }
+    }
+
+    /// Opens the directory.
+    pub async fn open(&self, folder: &File) -> Result<File, Refusal> {
+        let opened = folder.open_beneath(self.directory.as_bytes()).await;
+        opened.map_err(|error| match error.kind() {
+            io::ErrorKind::NotFound | io::ErrorKind::NotADirectory => {
+                Refusal::new(StatusCode::NOT_FOUND, "NO_DIRECTORY", "There is no such directory.")
+            }
+            _ => Refusal::failed("a directory can't be opened", error),
+        })
+    }
+}
+
+/// A file that nobody sees yet. Dropped, it is gone.
+pub(super) struct Draft {
+    pub file: Rc<File>,
+    /// Its name in the store, if it had to have one.
+    named: Option<(File, String)>,
+}
+
+impl Draft {
+    /// A new file on the file system of `directory`; `folder` is the folder for uploads.
+    pub async fn create(folder: &File, directory: &File) -> io::Result<Self> {
+        match directory.create_unnamed().await {
+            Ok(file) => Ok(Draft { file: Rc::new(file), named: None }),
+            // What file systems without it answer, and kernels that take the flag for O_DIRECTORY.
+            Err(error) if matches!(error.raw_os_error(), Some(libc::EOPNOTSUPP | libc::EISDIR | libc::EINVAL)) => {
+                let (store, name) = (open_store(folder).await?, random_name()?);
+                let file = Rc::new(store.create(name.as_bytes()).await?);
+                Ok(Draft { file, named: Some((store, name)) })
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    /// A file that has this name in the store already, and keeps it when it is dropped.
+    pub fn kept(file: Rc<File>) -> Self {
+        Draft { file, named: None }
+    }
+
+    /// Gives the file its name in `directory`, synced as far as it is asked for, and returns the name.
+    pub async fn place(
+        self,
+        folder: &File,
+        directory: &File,
+        name: &str,
+        on_conflict: OnConflict,
+        fsync: Fsync,
+    ) -> io::Result<String> {
+        if fsync != Fsync::None {
+            self.file.sync().await?;
+        }
+        let name = self.give_name(folder, directory, name, on_conflict).await?;
+        if fsync == Fsync::FileAndDirectory {
+            directory.sync().await?;
+        }
+        Ok(name)
+    }
+
+    async fn give_name(
+        &self,
+        folder: &File,
+        directory: &File,
+        name: &str,
+        on_conflict: OnConflict,
+    ) -> io::Result<String> {
+        match on_conflict {
+            OnConflict::Reject => self.file.link(directory, name.as_bytes()).await.map(|()| name.to_owned()),
+            OnConflict::Replace => {
+                let (store, interim) = (open_store(folder).await?, random_name()?);
+                self.file.link(&store, interim.as_bytes()).await?;
+                let moved = store.rename(interim.as_bytes(), directory, name.as_bytes(), Taken::Replace).await;
+                if moved.is_err() {
+                    store.forget(interim.as_bytes());
+                }
+                moved.map(|()| name.to_owned())
+            }
+            OnConflict::Rename => {
+                let mut candidate = name.to_owned();
+                for n in 2.. {
+                    match self.file.link(directory, candidate.as_bytes()).await {
+                        Err(error) if error.kind() == io::ErrorKind::AlreadyExists && n <= MOST_NAMES => {
+                            candidate = upload_name::numbered(name, n);
+                        }
+                        result => return result.map(|()| candidate),
+                    }
+                }
+                Err(io::ErrorKind::AlreadyExists.into())
+            }
+        }
+    }
+}
+
+impl Drop for Draft {
+    fn drop(&mut self) {
+        if let Some((store, name)) = &self.named {
+            store.forget(name.as_bytes());
+        }
+    }
+}
+
+/// Opens the store, which is made if it isn't there.
+pub(super) async fn open_store(folder: &File) -> io::Result<File> {
+    match folder.open_beneath(STORE.as_bytes()).await {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+        result => return result,
+    }
+    match folder.make_directory(STORE.as_bytes()).await {
+        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
+        _ => {}
+    }
+    folder.open_beneath(STORE.as_bytes()).await
+}
+
+/// Not to be guessed: the address of an upload that can be resumed is all that a client needs to go on with it.
+pub(super) fn random_name() -> io::Result<String> {
+    Ok(super::hex(&random()?))
+}
+
+/// 128 random bits.
+pub(super) fn random() -> io::Result<[u8; 16]> {
+    let mut random = [0_u8; 16];
+    getrandom::fill(&mut random).map_err(io::Error::other)?;
+    Ok(random)
+}

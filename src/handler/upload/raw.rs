@@ -1,0 +1,155 @@
+//! A body that is one file: `PUT` and `POST` to its name, or `POST` to the folder for a name that is made up here.
+
+use std::rc::Rc;
+
+use futures_util::StreamExt;
+use http::StatusCode;
+
+use super::place::{Draft, Target};
+use super::quota::Reservation;
+use super::refusal::Refusal;
+use super::reply::{Receipt, Stored};
+use super::sink::Sink;
+use super::{Inbox, route_of};
+use crate::config::OnConflict;
+use crate::driver::FileKind;
+use crate::http::{BodyReader, Request, Response};
+use crate::proto::http1::encode::ResponseHead;
+use crate::rt::fs::File;
+
+/// Stores the body.
+pub(super) async fn store(
+    inbox: &Rc<Inbox>,
+    mut request: Request,
+    target: Option<Target>,
+) -> Result<Response, Refusal> {
+    check_fields(&request)?;
+    let length = request.body().remaining();
+    let reservation = inbox.admit(length)?;
+    let only_new = request.fields().get("If-None-Match").is_some_and(|value| value.trim_ascii() == b"*");
+    let on_conflict = if only_new { OnConflict::Reject } else { inbox.config.on_conflict };
+    let folder = inbox.open_folder().await?;
+    let directory = match &target {
+        Some(target) => target.open(&folder).await?,
+        None => inbox.open_folder().await?,
+    };
+    let replaced = match &target {
+        Some(target) => look_up(&directory, &target.name).await?,
+        None => None,
+    };
+    if replaced.is_some() && on_conflict == OnConflict::Reject {
+        return Err(if only_new { not_new() } else { Refusal::taken() });
+    }
+    let draft = Draft::create(&folder, &directory).await;
+    let draft = draft.map_err(|error| Refusal::failed("a file can't be made", error))?;
+    draft
+        .file
+        .allocate(length.unwrap_or(0))
+        .await
+        .map_err(|error| Refusal::failed("space can't be reserved", error))?;
+
+    let route = route_of(&request).to_owned();
+    let body = request.into_body().in_large_pieces();
+    let (sink, reservation) = receive(inbox, body, &draft.file, reservation).await?;
+    let target = match target {
+        Some(target) => target,
+        None => Target::in_folder(inbox.generated_name(None, sink.final_media_type())?),
+    };
+
+    let (inbox, runtime) = (inbox.clone(), inbox.worker.runtime.clone());
+    // From here on it is done whole, whether or not the client waits for it.
+    let commit = runtime.spawn(async move {
+        let (size, media_type, sha256) = (sink.len(), sink.final_media_type(), sink.sha256());
+        let placed = draft.place(&folder, &directory, &target.name, on_conflict, inbox.config.fsync).await;
+        let stored = placed.map_err(|error| match error.kind() {
+            std::io::ErrorKind::AlreadyExists if only_new => not_new(),
+            _ => Refusal::failed("a file can't be put in its place", error),
+        })?;
+        inbox.keep(reservation, size, replaced.filter(|_| on_conflict == OnConflict::Replace));
+        let name = target.path_of(&stored);
+        let url = inbox.url_of(&route, &name);
+        Ok::<_, Refusal>(Stored { field: None, name, url, size, media_type, sha256, file_name: None })
+    });
+    let stored = commit.lasting().await?;
+    let status =
+        if replaced.is_some() && on_conflict == OnConflict::Replace { StatusCode::OK } else { StatusCode::CREATED };
+    let mut head = ResponseHead::new(status);
+    head.field("Location", stored.url.as_bytes());
+    Ok(Response::from_head(head).with_json(Receipt { files: vec![stored], fields: Vec::new() }.to_string()))
+}
+
+/// Takes a stored file away.
+pub(super) async fn delete(inbox: &Rc<Inbox>, target: &Target) -> Result<Response, Refusal> {
+    let folder = inbox.open_folder().await?;
+    let directory = target.open(&folder).await?;
+    let missing = || Refusal::new(StatusCode::NOT_FOUND, "NO_FILE", "There is no such file.");
+    let size = look_up(&directory, &target.name).await?.ok_or_else(missing)?;
+    directory.unlink(target.name.as_bytes()).await.map_err(|error| match error.kind() {
+        std::io::ErrorKind::NotFound => missing(),
+        _ => Refusal::failed("a file can't be deleted", error),
+    })?;
+    if let Some(quota) = &inbox.quota {
+        quota.deleted(size);
+    }
+    Ok(Response::new(StatusCode::NO_CONTENT))
+}
+
+/// Receives a body of one file.
+async fn receive(
+    inbox: &Inbox,
+    mut body: BodyReader,
+    file: &Rc<File>,
+    mut reservation: Option<Reservation>,
+) -> Result<(Sink, Option<Reservation>), Refusal> {
+    let mut intake = inbox.intake();
+    let mut sink = Sink::new(file.clone());
+    let mut left = inbox.config.file_len;
+    let length_is_known = body.remaining().is_some();
+    loop {
+        let piece = intake.next(Some(&mut sink), |cx| body.poll_next_unpin(cx)).await;
+        let Some(piece) = piece.map_err(|error| Refusal::failed("a file can't be written", error))? else { break };
+        let piece = piece.map_err(|error| Refusal::broken(&error))?;
+        left = left.checked_sub(piece.len() as u64).ok_or_else(|| Refusal::too_large(inbox.config.file_len))?;
+        if !length_is_known && reservation.as_mut().is_some_and(|reserved| !reserved.extend(piece.len() as u64)) {
+            return Err(Refusal::full());
+        }
+        intake.count(piece.len());
+        sink.push(piece);
+        if let Some(media_type) = sink.media_type() {
+            inbox.check_type(media_type)?;
+        }
+    }
+    inbox.check_type(sink.final_media_type())?;
+    sink.flush().await.map_err(|error| Refusal::failed("a file can't be written", error))?;
+    Ok((sink, reservation))
+}
+
+/// What a body that is stored as it is may not say of itself.
+fn check_fields(request: &Request) -> Result<(), Refusal> {
+    let fields = request.fields();
+    // RFC 9110 §14.5: a part of a file is not the file.
+    if fields.contains("Content-Range") {
+        let text = "A part of a file can't be put in its place; use a resumable upload.";
+        return Err(Refusal::new(StatusCode::BAD_REQUEST, "CONTENT_RANGE", text));
+    }
+    let coding = fields.get("Content-Encoding").unwrap_or_default();
+    if !coding.is_empty() && !coding.eq_ignore_ascii_case(b"identity") {
+        let text = "The file has to be sent without a content coding.";
+        return Err(Refusal::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "CONTENT_ENCODING", text));
+    }
+    Ok(())
+}
+
+/// The length of the file that has this name, if there is one.
+async fn look_up(directory: &File, name: &str) -> Result<Option<u64>, Refusal> {
+    match directory.open_beneath(name.as_bytes()).await.and_then(|file| file.stat()) {
+        Ok(stat) if stat.kind == FileKind::Regular => Ok(Some(stat.len)),
+        Ok(_) => Err(Refusal::taken()),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(Refusal::failed("a name can't be looked up", error)),
+    }
+}
+
+fn not_new() -> Refusal {
+    Refusal::new(StatusCode::PRECONDITION_FAILED, "NAME_TAKEN", "There is a file of this name already.")
+}

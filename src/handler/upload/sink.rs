@@ -1,0 +1,92 @@
+//! A file that comes in: each piece is hashed and on its way to the disk before the next is asked for.
+
+use std::collections::VecDeque;
+use std::io;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::task::{Context, Poll};
+
+use sha2::{Digest, Sha256};
+
+use crate::http::Chunk;
+use crate::limits::Limits;
+use crate::proto::media_type;
+use crate::rt::fs::{File, Write};
+
+/// Where the bytes of one file go. Writes that are under way go on when it is dropped.
+pub(super) struct Sink {
+    file: Rc<File>,
+    len: u64,
+    writes: VecDeque<Write>,
+    hash: Sha256,
+    /// The first bytes, until they tell what the file is.
+    start: Vec<u8>,
+    media_type: Option<&'static str>,
+}
+
+impl Sink {
+    /// Into an empty file.
+    pub fn new(file: Rc<File>) -> Self {
+        Sink { file, len: 0, writes: VecDeque::new(), hash: Sha256::new(), start: Vec::new(), media_type: None }
+    }
+
+    /// How many bytes have come.
+    pub fn len(&self) -> u64 {
+        self.len
+    }
+
+    /// Takes the next piece; there has to be room for it.
+    pub fn push(&mut self, piece: Chunk) {
+        if self.media_type.is_none() {
+            let wanted = media_type::SNIFF_LEN - self.start.len();
+            self.start.extend_from_slice(&piece[..piece.len().min(wanted)]);
+            if self.start.len() == media_type::SNIFF_LEN {
+                self.media_type = Some(media_type::sniff(&std::mem::take(&mut self.start)));
+            }
+        }
+        self.hash.update(&*piece);
+        let len = piece.len() as u64;
+        self.writes.push_back(self.file.write(self.len, piece.into_write()));
+        self.len += len;
+    }
+
+    /// Whether another piece may come: the bytes on their way and the next ones are a high water mark at most.
+    pub fn poll_room(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.poll_down_to(Limits::UPLOAD_BUFFERS_EACH - 1, cx)
+    }
+
+    /// Waits until the kernel has every byte.
+    pub async fn flush(&mut self) -> io::Result<()> {
+        std::future::poll_fn(|cx| self.poll_down_to(0, cx)).await
+    }
+
+    /// What the file is, by its first bytes; `None` while there are too few of them to tell.
+    pub fn media_type(&self) -> Option<&'static str> {
+        self.media_type
+    }
+
+    /// As [`Sink::media_type`], when no more will come.
+    pub fn final_media_type(&self) -> &'static str {
+        self.media_type.unwrap_or_else(|| media_type::sniff(&self.start))
+    }
+
+    /// The digest of all bytes, in hexadecimal.
+    pub fn sha256(&self) -> String {
+        super::hex(&self.hash.clone().finalize())
+    }
+
+    fn poll_down_to(&mut self, most: usize, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        // Those that are done give their buffers back, whether or not there is room.
+        while let Some(oldest) = self.writes.front_mut() {
+            match Pin::new(oldest).poll(cx) {
+                Poll::Ready(result) => {
+                    self.writes.pop_front();
+                    result?;
+                }
+                Poll::Pending if self.writes.len() <= most => return Poll::Ready(Ok(())),
+                Poll::Pending => return Poll::Pending,
+            }
+        }
+        Poll::Ready(Ok(()))
+    }
+}
