@@ -2,15 +2,15 @@
 
 A result is what is written as JSON: `parts` (when, with what command and on what load each part was measured), `machine`, `versions`,
 `left_out`, `disk` (where
-cold files were read), and `rows`. A row has `name`, `title`, the `runs` of each server, their `summaries`, and what it is
+cold files were read), `hash_ms_per_gb` (what a SHA-256 alone costs, measured between uploads), and `rows`. A row has `name`, `title`, the `runs` of each server, their `summaries`, and what it is
 `against`: for each server and figure the ratios to the baseline, to its best chunk, to lighttpd and to the floor. A ratio above 1
 is better, whichever way the figure goes. `ratios` holds those to the baseline once more, as the plot takes them.
 """
 
 import statistics
 
-from .servers import BASELINE, CHUNKS
-from .works import Figure, Work, works
+from .servers import BASELINE, BODY_BUFFERS, CHUNKS, label
+from .works import CPU, UPLOADS, Figure, Work, works
 
 LIGHTTPD = "lighttpd"
 
@@ -28,6 +28,15 @@ def of_loop(run: dict) -> dict:
         "client_share": run["client"]["cpu_share"],
         "server_share": run["server"]["cpu_share"],
         "errors": run["errors"],
+    }
+
+
+def of_upload(run: dict) -> dict:
+    """An upload's figures, flat; its bytes are those of the files."""
+    waits = run["upload"]["reply_wait_us"] or {}
+    return of_loop(run) | {
+        **{f"reply_{name}_us": waits.get(name) for name in ("p50", "p99", "max")},
+        **{name: run["server"][name] for name in ("resident_growth_bytes", "resident_peak_bytes")},
     }
 
 
@@ -89,6 +98,19 @@ def best(summaries: dict[str, dict], among: list[str], figure: Figure) -> str | 
     return choose(known, key=lambda name: summaries[name][figure.key], default=None)
 
 
+def beside_uploads(row: dict, server: str, hash_ms_per_gb: float | None) -> dict:
+    """A server's processor time for uploads, in terms of Node's and of nginx's with the hash that nginx does not compute."""
+    summaries = row["summaries"]
+    ours, node = (summaries.get(name, {}).get(CPU.key) for name in (server, "node-busboy"))
+    nginx = best(summaries, [BASELINE, *BODY_BUFFERS], CPU)
+    hashed = summaries[nginx][CPU.key] + hash_ms_per_gb if nginx and hash_ms_per_gb else None
+    return {
+        "value": ours,
+        "node": {"value": node, "ratio": CPU.ratio(ours, node)},
+        "nginx_and_hash": {"server": nginx, "value": hashed, "ratio": CPU.ratio(ours, hashed)},
+    }
+
+
 def ratios(rows: list[dict]) -> list[dict]:
     """What is plotted: each row's first figure in terms of the baseline."""
     plotted = []
@@ -105,7 +127,7 @@ def merge(results: list[dict]) -> dict:
 
     Figures of two machines do not belong in one table: ValueError.
     """
-    merged: dict = {"parts": [], "machine": results[0]["machine"], "versions": {}, "left_out": {}, "disk": None}
+    merged: dict = {"parts": [], "machine": results[0]["machine"], "versions": {}, "left_out": {}, "disk": None, "hash_ms_per_gb": None}
     rows: dict[str, dict] = {}
     for result in results:
         if result["machine"] != merged["machine"]:
@@ -116,8 +138,11 @@ def merge(results: list[dict]) -> dict:
         merged["parts"] += result["parts"]
         merged["left_out"] |= result["left_out"]
         merged["disk"] = result["disk"] or merged["disk"]
+        # Parts that were measured before there were uploads have none.
+        merged["hash_ms_per_gb"] = result.get("hash_ms_per_gb") or merged["hash_ms_per_gb"]
         rows |= {one["title"]: one for one in result["rows"]}
-    merged["left_out"] = {name: why for name, why in merged["left_out"].items() if name not in merged["versions"]}
+    measured = {label(name, one["name"] in UPLOADS) for one in rows.values() for name in one["summaries"]}
+    merged["left_out"] = {name: why for name, why in merged["left_out"].items() if name not in measured}
     order = [work.title for work in works()]
     merged["rows"] = sorted(rows.values(), key=lambda one: order.index(one["title"]) if one["title"] in order else len(order))
     merged["ratios"] = ratios(merged["rows"])

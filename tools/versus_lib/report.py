@@ -4,6 +4,9 @@ import pathlib
 import subprocess
 from collections.abc import Callable
 
+from .figures import beside_uploads
+from .works import UPLOADS
+
 BEGIN_MARK = "<!-- versus: begin; what stands between the marks is written by tools/versus -->"
 END_MARK = "<!-- versus: end -->"
 
@@ -28,6 +31,17 @@ LOOP_COLUMNS: list[Column] = [
     figure("p50 ms", "p50_us", 3, 1e-3),
     figure("p99 ms", "p99_us", 3, 1e-3),
     figure("p99.9 ms", "p99_9_us", 3, 1e-3),
+    figure("spread", "spread", 0, 100, " %"),
+]
+
+UPLOAD_COLUMNS: list[Column] = [
+    figure("GB/s", "gb_per_second", 3),
+    figure("CPU ms/GB", "cpu_ms_per_gb", 1),
+    figure("reply after the last byte: p50 ms", "reply_p50_us", 3, 1e-3),
+    figure("p99 ms", "reply_p99_us", 3, 1e-3),
+    figure("max ms", "reply_max_us", 3, 1e-3),
+    figure("resident MiB more", "resident_growth_bytes", 1, 1 / (1 << 20)),
+    figure("resident MiB ever", "resident_peak_bytes", 1, 1 / (1 << 20)),
     figure("spread", "spread", 0, 100, " %"),
 ]
 
@@ -95,7 +109,7 @@ def columns(row: dict) -> list[Column]:
     def to_baseline(summary_name: str, key: str) -> Column:
         return summary_name, lambda summary: number(summary[key], 2)
 
-    own = SCENE_COLUMNS.get(row["name"])
+    own = UPLOAD_COLUMNS if row["name"] in UPLOADS else SCENE_COLUMNS.get(row["name"])
     if own is None:
         own = [*LOOP_COLUMNS, to_baseline("bytes/s vs nginx", "throughput_ratio"), to_baseline("CPU vs nginx", "cpu_ratio")]
     return [*own, ("notes", notes)]
@@ -140,11 +154,33 @@ def against_table(rows: list[dict], server: str) -> list[list[str]]:
     """What one server is in terms of the others, row by row."""
     table = [["row", "figure", server, "nginx", "its best chunk", "lighttpd", "the floor", "which chunk, which floor"]]
     for row in rows:
+        if row["name"] in UPLOADS:
+            continue
         for line in row["against"].get(server, []):
             which = [name for name in (line["best_chunk"]["server"], line["floor"]["server"]) if name]
             ratios = [number(line[other]["ratio"], 2) for other in ("nginx", "best_chunk", "lighttpd", "floor")]
             table.append([row["title"], line["label"], plain(line["value"]), *ratios, ", ".join(which)])
     return table
+
+
+def uploads_table(result: dict, server: str) -> list[list[str]]:
+    """What one server needs for uploads, in terms of the others; no line without an upload."""
+    table = [["row", f"{server} CPU ms/GB", "Node with busboy", "ratio", "nginx and the hash", "ratio", "which nginx"]]
+    for row in result["rows"]:
+        if row["name"] in UPLOADS:
+            found = beside_uploads(row, server, result["hash_ms_per_gb"])
+            node, nginx = found["node"], found["nginx_and_hash"]
+            figures = [plain(found["value"]), plain(node["value"]), number(node["ratio"], 2), plain(nginx["value"]), number(nginx["ratio"], 2)]
+            table.append([row["title"], *figures, nginx["server"] or "-"])
+    return table
+
+
+def hash_note(result: dict) -> str:
+    return (
+        "Each row sends a gigabyte, to a file system and without fsync. Highwater's replies name each file's SHA-256; nobody else's do. By "
+        f"itself that hash costs {number(result['hash_ms_per_gb'], 1)} ms/GB on the servers' processor (`loadgen --hash`), and *nginx and the "
+        "hash* is the sum with nginx in its best setting."
+    )
 
 
 def plain(value: float | None) -> str:
@@ -181,6 +217,8 @@ def text(result: dict) -> str:
     parts += [
         f"{server} against: above 1.00 is better\n{text_table(against_table(result['rows'], server))}" for server in ours(result)
     ]
+    if len(table := uploads_table(result, "highwater")) > 1:
+        parts.append(f"uploads: above 1.00 is better\n{text_table(table)}\n{hash_note(result)}")
     return "\n\n".join(parts)
 
 
@@ -195,6 +233,8 @@ def markdown(result: dict, plot: str) -> str:
     for server in ours(result):
         lines += ["", f"### {server.capitalize()} against the others", "", "Ratios; above 1.00 is better, whichever way the figure goes.", ""]
         lines += [markdown_table(against_table(result["rows"], server))]
+    if len(table := uploads_table(result, "highwater")) > 1:
+        lines += ["", "### Uploads", "", hash_note(result), "", markdown_table(table)]
     for row in result["rows"]:
         lines += ["", f"### {row['title'][0].upper()}{row['title'][1:]}", "", markdown_table(row_table(row))]
         if note := SCENE_NOTES.get(row["name"]):

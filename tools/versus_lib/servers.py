@@ -20,6 +20,7 @@ from . import works
 
 REPOSITORY = pathlib.Path(__file__).resolve().parent.parent.parent
 BASELINE = "nginx"
+BODY_BUFFERS = {f"nginx-body-{length}": length for length in ("128k", "512k")}
 CHUNKS = {f"nginx-{chunk}": chunk for chunk in ("64k", "256k", "512k")}
 SEND_PATHS = ("auto", "sendfile", "splice", "ring-splice", "read", "send-zc")
 
@@ -28,6 +29,10 @@ FLOORS = {
     **dict.fromkeys(("ring", "ring-send", "monoio", "tokio-uring"), works.SMALL),
     **dict.fromkeys(("sendfile", "splice"), works.LARGE),
 }
+
+# What tools/clients installs.
+CLIENTS = REPOSITORY / "target/clients"
+BUSBOY = CLIENTS / "node_modules/busboy/package.json"
 
 # Connections that a server is set up for, unless a scene asks for more.
 CONNECTIONS = 8192
@@ -46,6 +51,8 @@ class Site:
 
     root: pathlib.Path
     home: pathlib.Path
+    # Where uploads go, on the file system of `home`.
+    uploads: pathlib.Path
     port: int
     connections: int
 
@@ -61,30 +68,60 @@ class Kind:
     # Descriptors that it wants for a connection, beside some for itself.
     descriptors_each: int = 1
 
+    @property
+    def label(self) -> str:
+        """Its name, where it may be here twice: in another configuration a server takes uploads."""
+        return label(self.name, bool(self.rows & works.UPLOADS))
+
     def connections_max(self, descriptors: int) -> int:
         return (descriptors - DESCRIPTORS_SPARE) // self.descriptors_each
 
 
+def label(name: str, takes_uploads: bool) -> str:
+    return f"{name}-uploads" if takes_uploads else name
+
+
 def nginx(chunk: str | None = None, aio: str | None = None) -> Callable[[str, Site], list[str]]:
     def command(program: str, site: Site) -> list[str]:
-        temporary = "".join(
-            f"  {module}_temp_path {site.home}/{module};\n"
-            for module in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
-        )
-        config = site.home / "nginx.conf"
-        config.write_text(
-            f"daemon off;\nworker_processes 1;\npid {site.home}/nginx.pid;\nerror_log {site.home}/error.log;\n"
-            f"worker_rlimit_nofile {site.connections + DESCRIPTORS_SPARE};\nevents {{ worker_connections {site.connections}; }}\n"
-            f"http {{\n{temporary}"
-            "  access_log off;\n  sendfile on;\n  tcp_nopush on;\n  keepalive_requests 1000000000;\n"
+        return nginx_command(
+            program,
+            site,
+            "  sendfile on;\n  tcp_nopush on;\n"
             "  open_file_cache max=1000 inactive=1h;\n  open_file_cache_valid 1h;\n"
             + (f"  sendfile_max_chunk {chunk};\n" if chunk else "")
-            + (f"  aio {aio};\n" if aio else "")
-            + f"  server {{ listen 127.0.0.1:{site.port} reuseport backlog=4096; root {site.root}; }}\n}}\n"
+            + (f"  aio {aio};\n" if aio else ""),
+            f"root {site.root};",
         )
-        return [program, "-p", str(site.home), "-e", str(site.home / "error.log"), "-c", str(config)]
 
     return command
+
+
+def nginx_uploads(body_buffer: str | None = None) -> Callable[[str, Site], list[str]]:
+    """PUT by its dav module: the body goes to a temporary file, which is renamed."""
+
+    def command(program: str, site: Site) -> list[str]:
+        return nginx_command(
+            program,
+            site,
+            "  client_max_body_size 0;\n" + (f"  client_body_buffer_size {body_buffer};\n" if body_buffer else ""),
+            f"location {works.UPLOAD_PATH}/ {{ alias {site.uploads}/; dav_methods PUT DELETE; }}",
+        )
+
+    return command
+
+
+def nginx_command(program: str, site: Site, http: str, server: str) -> list[str]:
+    temporary = "".join(
+        f"  {module}_temp_path {site.home}/{module};\n" for module in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
+    )
+    config = site.home / "nginx.conf"
+    config.write_text(
+        f"daemon off;\nworker_processes 1;\npid {site.home}/nginx.pid;\nerror_log {site.home}/error.log;\n"
+        f"worker_rlimit_nofile {site.connections + DESCRIPTORS_SPARE};\nevents {{ worker_connections {site.connections}; }}\n"
+        f"http {{\n{temporary}  access_log off;\n  keepalive_requests 1000000000;\n{http}"
+        f"  server {{ listen 127.0.0.1:{site.port} reuseport backlog=4096; {server} }}\n}}\n"
+    )
+    return [program, "-p", str(site.home), "-e", str(site.home / "error.log"), "-c", str(config)]
 
 
 def lighttpd(program: str, site: Site) -> list[str]:
@@ -141,6 +178,21 @@ def node(program: str, site: Site) -> list[str]:
     return [program, str(script), str(site.root), str(site.port)]
 
 
+def busboy(program: str, site: Site) -> list[str]:
+    return [program, str(pathlib.Path(__file__).with_name("busboy.js")), str(CLIENTS), str(site.uploads), str(site.port)]
+
+
+def node_with_busboy() -> str:
+    program = installed("node", "nodejs")()
+    if not BUSBOY.exists():
+        raise Missing("busboy is not installed (./tools/clients)")
+    return program
+
+
+def busboy_version(program: str) -> str:
+    return f"{printed('--version')(program)}, busboy {json.loads(BUSBOY.read_text())['version']}"
+
+
 def highwater(arguments: list[str]) -> Callable[[str, Site], list[str]]:
     def command(program: str, site: Site) -> list[str]:
         config = site.home / "highwater.toml"
@@ -148,6 +200,19 @@ def highwater(arguments: list[str]) -> Callable[[str, Site], list[str]]:
         config.write_text(f"[limits]\nconnections = {site.connections}\n" if site.connections > CONNECTIONS else "")
         fixed = ["--config", str(config), "--listen", f"127.0.0.1:{site.port}", "--workers", "1", "--access-log", "off"]
         return [program, "serve", str(site.root), *fixed, *arguments]
+
+    return command
+
+
+def highwater_uploads(arguments: list[str]) -> Callable[[str, Site], list[str]]:
+    def command(program: str, site: Site) -> list[str]:
+        command = highwater(arguments)(program, site)
+        config = site.home / "highwater.toml"
+        upload = {"dir": str(site.uploads), "fsync": "none", "names": "client", "on_conflict": "replace"}
+        # A JSON string is a TOML one too.
+        table = ", ".join(f"{key} = {json.dumps(value)}" for key, value in upload.items())
+        config.write_text(config.read_text() + f"[[route]]\nprefix = \"{works.UPLOAD_PATH}\"\nupload = {{ {table} }}\n")
+        return command
 
     return command
 
@@ -164,10 +229,14 @@ def kinds(binary: pathlib.Path, floor_binary: pathlib.Path | None, highwater_arg
     nginx_rows = {BASELINE: (nginx(), works.ALL)}
     nginx_rows |= {name: (nginx(chunk=chunk), works.CHUNKED) for name, chunk in CHUNKS.items()}
     nginx_rows["nginx-aio"] = (nginx(aio="threads"), works.CHUNKED - {"fair"})
+    puts = {BASELINE: nginx_uploads()} | {name: nginx_uploads(length) for name, length in BODY_BUFFERS.items()}
     of_floor = Floors().program if floor_binary is None else lambda: own_binary(floor_binary)
     return [
         *(Kind(name, lambda: own_binary(binary), printed("--version"), highwater(more), works.ALL) for name, more in ours.items()),
         *(Kind(name, installed("nginx"), printed("-v"), command, rows) for name, (command, rows) in nginx_rows.items()),
+        Kind("highwater", lambda: own_binary(binary), printed("--version"), highwater_uploads(arguments), works.UPLOADS),
+        *(Kind(name, installed("nginx"), printed("-v"), command, frozenset({"upload-put"})) for name, command in puts.items()),
+        Kind("node-busboy", node_with_busboy, busboy_version, busboy, frozenset({"upload-multipart"})),
         Kind("lighttpd", installed("lighttpd"), printed("-v"), lighttpd, works.ALL, descriptors_each=2),
         Kind("h2o", installed("h2o"), printed("-v"), h2o, works.LOOPS_ONLY | works.CROWDS),
         Kind("node", installed("node", "nodejs"), printed("--version"), node, works.LOOPS_ONLY),
@@ -244,7 +313,11 @@ class Server:
         self.name = kind.name
         self.version = kind.version(program)
         home.mkdir(mode=0o755)
-        site = Site(root, home, free_port(), connections)
+        self.uploads = home / "uploads"
+        self.uploads.mkdir()
+        # nginx's worker is not root.
+        self.uploads.chmod(0o777)
+        site = Site(root, home, self.uploads, free_port(), connections)
         self.port = site.port
         self.address = f"127.0.0.1:{site.port}"
         self.log = home / "output.log"

@@ -2,13 +2,14 @@
 
 import pathlib
 import tempfile
+import tomllib
 import unittest
 import unittest.mock
 
-from versus_lib import figures, report
+from versus_lib import figures, report, servers, uploads
 from versus_lib.memory import settled, tcp_pages
-from versus_lib.servers import FLOORS, kinds
-from versus_lib.works import ALL, CPU, REQUESTS, Work, works
+from versus_lib.servers import BODY_BUFFERS, FLOORS, Kind, Site, kinds
+from versus_lib.works import ALL, CPU, FILES, REQUESTS, UPLOAD_FORMS, UPLOADS, Work, works
 
 
 def run(**changed: object) -> dict:
@@ -29,7 +30,7 @@ def result(*rows: dict, **changed: object) -> dict:
             "seconds": 1.0, "minutes": 1.0}
     machine = {"processor": "p", "processors": 2, "memory_gib": 1.0, "kernel": "k", "system": "s", "virtual": True}
     versions = {name: "1" for one in rows for name in one["summaries"]}
-    return {"parts": [part], "machine": machine, "versions": versions, "left_out": {}, "disk": None, "rows": list(rows)} | changed
+    return {"parts": [part], "machine": machine, "versions": versions, "left_out": {}, "disk": None, "hash_ms_per_gb": None, "rows": list(rows)} | changed
 
 
 class Medians(unittest.TestCase):
@@ -95,10 +96,100 @@ class Merging(unittest.TestCase):
 
 class Servers(unittest.TestCase):
     def test_every_row_has_highwater_and_nginx_and_every_floor_a_row(self) -> None:
-        by_name = {kind.name: kind for kind in kinds(pathlib.Path("highwater"), None, "")}
+        by_name = by_label()
         for name in ("highwater", "highwater-splice", "highwater-send-zc", "nginx"):
-            self.assertEqual({work.name for work in works()}, by_name[name].rows)
+            self.assertEqual({work.name for work in works()} - UPLOADS, by_name[name].rows)
         self.assertTrue(all(by_name[f"floor-{loop}"].rows and by_name[f"floor-{loop}"].rows < ALL for loop in FLOORS))
+
+
+    def test_who_takes_uploads_is_a_server_by_itself(self) -> None:
+        self.assertEqual({work.name for work in works() if work.is_upload}, UPLOADS)
+        rows = {label: kind.rows for label, kind in by_label().items() if kind.rows & UPLOADS}
+        puts = {f"{name}-uploads": frozenset({"upload-put"}) for name in ("nginx", *BODY_BUFFERS)}
+        self.assertEqual(rows, puts | {"highwater-uploads": UPLOADS, "node-busboy-uploads": frozenset({"upload-multipart"})})
+
+    def test_the_configurations_for_uploads(self) -> None:
+        with tempfile.TemporaryDirectory() as folder:
+            home = pathlib.Path(folder)
+            site = Site(home / "root", home, home / "uploads", 8080, 100)
+
+            def written(label: str, name: str) -> str:
+                by_label()[label].command("program", site)
+                return (home / name).read_text()
+
+            ours = tomllib.loads(written("highwater-uploads", "highwater.toml"))
+            upload = {"dir": f"{home}/uploads", "fsync": "none", "names": "client", "on_conflict": "replace"}
+            self.assertEqual(ours, {"route": [{"prefix": "/up", "upload": upload}]})
+            tuned = written("nginx-body-512k-uploads", "nginx.conf")
+            for expected in ("client_max_body_size 0;", "client_body_buffer_size 512k;", f"client_body_temp_path {home}/client_body;",
+                             f"location /up/ {{ alias {home}/uploads/; dav_methods PUT DELETE; }}"):
+                self.assertIn(expected, tuned)
+            self.assertNotIn("client_body_buffer_size", written("nginx-uploads", "nginx.conf"))
+
+    def test_without_busboy_node_is_missing_and_the_way_to_it_is_named(self) -> None:
+        with unittest.mock.patch.object(servers, "BUSBOY", pathlib.Path("/nonexistent")), self.assertRaisesRegex(servers.Missing, "tools/clients|apt-get"):
+            by_label()["node-busboy-uploads"].program()
+
+
+def by_label() -> dict[str, Kind]:
+    return {kind.label: kind for kind in kinds(pathlib.Path("highwater"), None, "")}
+
+
+class Uploads(unittest.TestCase):
+    def test_every_upload_row_sends_a_gigabyte_once(self) -> None:
+        for work in (work for work in works() if work.is_upload):
+            options = dict(zip(work.arguments[::2], work.arguments[1::2]))
+            count, length = int(options["--uploads"]), int(options["--size"])
+            self.assertEqual((options["--upload"], count), (UPLOAD_FORMS[work.name][0], work.connections))
+            self.assertTrue(0.9e9 < count * length < 1.1e9)
+
+    def test_nginx_in_its_best_setting_pays_for_the_hash_too(self) -> None:
+        one = row(CPU, name="upload-put", highwater=800.0, nginx=600.0, nginx_body_512k=300.0)
+        found = figures.beside_uploads(one, "highwater", 700.0)
+        self.assertEqual(found["nginx_and_hash"], {"server": "nginx-body-512k", "value": 1000.0, "ratio": 1.25})
+        self.assertEqual(found["node"], {"value": None, "ratio": None})
+        form = row(CPU, name="upload-multipart", highwater=800.0, node_busboy=1600.0)
+        self.assertEqual(figures.beside_uploads(form, "highwater", 700.0)["node"], {"value": 1600.0, "ratio": 2.0})
+        # Without Highwater, or a hash, there is nothing to compare.
+        self.assertIsNone(figures.beside_uploads(one, "highwater-splice", 700.0)["nginx_and_hash"]["ratio"])
+        self.assertIsNone(figures.beside_uploads(one, "highwater", None)["nginx_and_hash"]["value"])
+
+    def test_the_report_has_a_table_of_uploads(self) -> None:
+        waits = {"reply_p50_us": 1000.0, "reply_p99_us": 2000.0, "reply_max_us": 3000.0, "resident_growth_bytes": 1 << 20, "resident_peak_bytes": 2 << 20}
+        work = next(work for work in works() if work.name == "upload-put")
+        runs = {name: [run(cpu_ms_per_gb=cost, **waits)] for name, cost in (("highwater", 800.0), ("nginx", 300.0))}
+        told = figures.merge([result(figures.row(work, runs), hash_ms_per_gb=700.0)])
+        text = report.markdown(told, "b.svg")
+        self.assertIn("| PUT upload, 8 x 128 MB | 800 | - | - | 1,000 | 1.25 | nginx |", text)
+        self.assertIn("| highwater | 1.000 | 800.0 | 1.000 | 2.000 | 3.000 | 1.0 | 2.0 | - | client-bound |", text)
+        self.assertIn("700.0 ms/GB", text)
+        self.assertNotIn("### Uploads", report.markdown(figures.merge([result(row(highwater=1.0, nginx=1.0))]), "b.svg"))
+
+    def test_a_server_that_is_left_out_for_uploads_is_named_until_it_is_measured(self) -> None:
+        one = result(row(highwater=1.0, nginx=1.0), left_out={"nginx-uploads": "no dav module"})
+        self.assertEqual(figures.merge([one])["left_out"], {"nginx-uploads": "no dav module"})
+        put = row(CPU, title="PUT", name="upload-put", nginx=1.0)
+        self.assertEqual(figures.merge([one, result(put)])["left_out"], {})
+
+    def verified(self, *arrived: tuple[str, bytes]) -> dict:
+        with tempfile.TemporaryDirectory() as folder:
+            root = pathlib.Path(folder)
+            (root / uploads.VERIFIED).write_bytes(b"expected")
+            into = root / "uploads"
+            (into / ".uploads").mkdir(parents=True)
+            for name, content in (*arrived, (".uploads/unfinished", b"exp")):
+                (into / name).write_bytes(content)
+            client = unittest.mock.Mock(run=lambda *_: {"errors": {}})
+            work = next(work for work in works() if work.is_upload)
+            errors = uploads.verify(client, unittest.mock.Mock(uploads=into), work, root)
+            self.assertEqual(list(into.rglob("*")), [into / ".uploads"])
+            return errors
+
+    def test_what_has_arrived_is_compared_and_removed(self) -> None:
+        self.assertIn(uploads.VERIFIED, FILES)
+        self.assertEqual(self.verified(("a", b"expected"), ("b", b"expected")), {})
+        self.assertEqual(self.verified(("a", b"expected"), ("b", b"expectee")), {"bytes": 1})
+        self.assertEqual(self.verified(("a", b"expected")), {"files": 1})
 
 
 class Looking(unittest.TestCase):

@@ -40,10 +40,16 @@ class Work:
     path: str = ""
     connections: int = 0
     arguments: tuple[str, ...] = ()
+    # How files are uploaded, where that is the work.
+    form: str = ""
 
     @property
     def is_scene(self) -> bool:
         return not self.path
+
+    @property
+    def is_upload(self) -> bool:
+        return bool(self.form)
 
 
 # name, title, figure, path, arguments of loadgen, numbers of connections
@@ -69,6 +75,11 @@ SCENES = [
           Figure("slow_kept_share", "slow ones that kept their pace", True))),
 ]
 
+UPLOAD_PATH = "/up"
+# Connections, and the length of the one file that each of them uploads: a gigabyte in all.
+UPLOAD_SIZES = [(8, 128_000_000), (1, 1_000_000_000)]
+UPLOAD_FORMS = {"upload-multipart": ("multipart", "form"), "upload-put": ("put", "PUT"), "upload-tus": ("tus", "tus")}
+
 SMALL = frozenset({"1k", "16k"})
 LARGE = frozenset({"64k", "range", "1m", "100m"})
 # Replies that are shorter than the smallest sendfile_max_chunk are sent in one piece by every setting of it.
@@ -77,6 +88,8 @@ ALL = frozenset({name for name, *_ in LOOPS} | {scene.name for scene in SCENES})
 # What is kept for the common servers; Node and the like are too slow for a crowd to say anything.
 LOOPS_ONLY = frozenset(name for name, *_ in LOOPS)
 CROWDS = frozenset({"idle", "stopped"})
+# Not in ALL: the servers of these rows have a configuration of their own.
+UPLOADS = frozenset(UPLOAD_FORMS)
 
 
 def works(connections: list[int] | None = None) -> list[Work]:
@@ -86,4 +99,10 @@ def works(connections: list[int] | None = None) -> list[Work]:
         for name, title, figure, path, arguments, usual in LOOPS
         for count in connections or usual
     ]
-    return loops + SCENES
+    uploads = [
+        Work(name, f"{title} upload, {count} x {length // 1_000_000} MB", (CPU,), UPLOAD_PATH, count,
+             ("--upload", form, "--size", str(length), "--uploads", str(count)), form)
+        for name, (form, title) in UPLOAD_FORMS.items()
+        for count, length in UPLOAD_SIZES
+    ]
+    return loops + SCENES + uploads

@@ -8,6 +8,7 @@ use clap::Parser;
 
 use crate::targets::{Choice, Target, Targets, check_path, expand, parse_list};
 use crate::units;
+use crate::upload::{Content, Form, Upload};
 use crate::verify::{Verifier, local_path};
 
 /// An HTTP/1.1 load generator for file servers: one thread, epoll, bodies discarded in the kernel.
@@ -18,7 +19,7 @@ use crate::verify::{Verifier, local_path};
 #[command(name = "loadgen", version)]
 pub struct Args {
     /// What to ask for: http://HOST:PORT/PATH; a path may hold patterns such as /f/{0..9999}. All name the same server.
-    #[arg(required_unless_present = "write_fixture", value_name = "URL")]
+    #[arg(required_unless_present_any = ["write_fixture", "hash"], value_name = "URL")]
     urls: Vec<String>,
 
     /// A file of paths (a path or a pattern a line, its length after it where known), asked for instead of the URL's own path.
@@ -37,9 +38,18 @@ pub struct Args {
     #[arg(long, default_value = "0s", value_parser = units::duration)]
     warmup: Duration,
 
-    /// End after this many requests, if that is earlier.
-    #[arg(short = 'n', long, value_name = "N")]
+    /// End after this many requests, or uploads, if that is earlier.
+    #[arg(short = 'n', long, visible_alias = "uploads", value_name = "N")]
     requests: Option<u64>,
+
+    /// Upload instead of asking: files named load-CONNECTION-NUMBER, to the URL's path or (put, chunked) under it. The figures of
+    /// bodies are then those of the files' bytes.
+    #[arg(long, value_name = "FORM", requires = "size", conflicts_with_all = DOWNLOADS_ONLY)]
+    upload: Option<Form>,
+
+    /// The length of each file that is uploaded.
+    #[arg(long, value_name = "SIZE", value_parser = units::size, requires = "upload")]
+    size: Option<u64>,
 
     /// Ask for each file on a connection of its own (`Connection: close`).
     #[arg(long)]
@@ -57,7 +67,8 @@ pub struct Args {
     #[arg(long, value_name = "NAME: VALUE", value_parser = field)]
     header: Vec<String>,
 
-    /// Compare every byte with the rule that --write-fixture follows.
+    /// Compare every byte with the rule that --write-fixture follows. With --upload: send what --write-fixture would write, instead
+    /// of 256 KiB of it again and again, which costs the client much less; what has arrived can then be compared.
     #[arg(long, conflicts_with = "verify_root")]
     verify: bool,
 
@@ -103,10 +114,17 @@ pub struct Args {
     #[arg(long)]
     json: bool,
 
+    /// Measure what the SHA-256 of SIZE bytes in memory costs (with --cpu on that processor), and end.
+    #[arg(long, value_name = "SIZE", value_parser = size_above_0, conflicts_with_all = ["urls", "write_fixture"])]
+    hash: Option<u64>,
+
     /// Write a file of SIZE bytes for --verify, and end.
     #[arg(long, value_name = "FILE=SIZE", value_parser = fixture, exclusive = true)]
     write_fixture: Option<(PathBuf, u64)>,
 }
+
+/// What makes no sense for an upload.
+const DOWNLOADS_ONLY: [&str; 7] = ["paths", "random_range", "file_size", "verify_root", "rate", "stall_after", "idle"];
 
 /// What to do, checked.
 #[derive(Debug)]
@@ -115,6 +133,15 @@ pub enum Task {
     Load(Box<Plan>),
     /// Write a file of this length for `--verify`.
     WriteFixture(PathBuf, u64),
+    /// Hash this many bytes.
+    Hash {
+        /// How many.
+        len: u64,
+        /// The processor to do it on.
+        cpu: Option<usize>,
+        /// The form of the result.
+        output: Output,
+    },
 }
 
 /// A run: every question answered.
@@ -140,6 +167,10 @@ pub struct Plan {
     pub reuse: Reuse,
     /// The expected bytes.
     pub verifier: Verifier,
+    /// What is uploaded, where that is the work.
+    pub upload: Option<Upload>,
+    /// The bytes of what is uploaded.
+    pub content: Content,
     /// How long a request may go without progress.
     pub timeout: Duration,
     /// The seed of random ranges.
@@ -194,14 +225,21 @@ impl Args {
         if let Some((path, len)) = self.write_fixture {
             return Ok(Task::WriteFixture(path, len));
         }
+        let output = if self.json { Output::Json } else { Output::Text };
+        if let Some(len) = self.hash {
+            return Ok(Task::Hash { len, cpu: self.cpu, output });
+        }
         let urls = self.urls.iter().map(|url| Url::parse(url)).collect::<Result<Vec<_>, _>>()?;
         let Some(first) = urls.first() else { return Err("name a URL".to_string()) };
         if let Some(other) = urls.iter().find(|url| url.authority != first.authority) {
             return Err(format!("{} and {} are two servers; a run loads one", first.authority, other.authority));
         }
+        let list = self.targets(&urls)?;
         Ok(Task::Load(Box::new(Plan {
             address: first.address()?,
-            targets: Targets::new(self.targets(&urls)?, self.random_range.map_or(Choice::InTurn, Choice::RandomRange))?,
+            upload: self.upload(&list)?,
+            content: if self.verify { Content::Rule } else { Content::Repeated },
+            targets: Targets::new(list, self.random_range.map_or(Choice::InTurn, Choice::RandomRange))?,
             fields: self.fields(&first.authority),
             connections: self.connections as usize,
             warmup: self.warmup,
@@ -211,14 +249,15 @@ impl Args {
             reuse: if self.no_keep_alive { Reuse::Close } else { Reuse::KeepAlive },
             verifier: match self.verify_root {
                 Some(root) => Verifier::with_copies(root),
-                None if self.verify => Verifier::Rule,
+                // The replies to uploads are no files.
+                None if self.verify && self.upload.is_none() => Verifier::Rule,
                 None => Verifier::Off,
             },
             timeout: self.timeout,
             seed: self.seed,
             pids: self.pid,
             cpu: self.cpu,
-            output: if self.json { Output::Json } else { Output::Text },
+            output,
         })))
     }
 
@@ -229,6 +268,17 @@ impl Args {
             (_, _, Some(bytes), _) => Manner::Stall(bytes),
             (.., Some(requests)) => Manner::Idle(requests),
             _ => Manner::ClosedLoop,
+        }
+    }
+
+    fn upload(&self, targets: &[Target]) -> Result<Option<Upload>, String> {
+        let (Some(form), Some(len)) = (self.upload, self.size) else { return Ok(None) };
+        match targets {
+            _ if form == Form::Tus && self.no_keep_alive => {
+                Err("a tus upload is two requests on one connection; leave out --no-keep-alive".to_string())
+            }
+            [target] => Ok(Some(Upload { form, len, prefix: target.path.clone() })),
+            _ => Err("uploads go to one path".to_string()),
         }
     }
 
@@ -336,7 +386,7 @@ mod tests {
         let arguments = ["loadgen"].iter().chain(arguments);
         match Args::try_parse_from(arguments).map_err(|e| e.to_string())?.resolve()? {
             Task::Load(plan) => Ok(*plan),
-            Task::WriteFixture(..) => Err("a fixture".to_string()),
+            other => Err(format!("{other:?}")),
         }
     }
 
@@ -368,6 +418,22 @@ mod tests {
         assert_eq!(manner("--stall-after=0"), Manner::Stall(0));
         assert_eq!(manner("--idle"), Manner::Idle(0));
         assert_eq!(manner("--idle=3"), Manner::Idle(3));
+    }
+
+    #[test]
+    fn uploads() {
+        let made = plan(&["http://127.0.0.1:1/up", "--upload=tus", "--size=5GiB", "--uploads=3"]).unwrap();
+        assert_eq!(made.upload, Some(Upload { form: Form::Tus, len: 5 << 30, prefix: "/up".to_string() }));
+        assert_eq!((made.requests_max, made.content), (3, Content::Repeated));
+        let checked = plan(&["http://127.0.0.1/", "--upload=put", "--size=0", "--verify"]).unwrap();
+        assert!(checked.verifier.is_off() && checked.content == Content::Rule);
+        refuse(&["http://127.0.0.1/", "--upload=put"], "--size");
+        refuse(&["http://127.0.0.1/", "--size=1"], "--upload");
+        refuse(&["http://127.0.0.1/{0..1}", "--upload=put", "--size=1"], "one path");
+        refuse(&["http://127.0.0.1/", "--upload=put", "--size=1", "--rate=1"], "cannot be used");
+        refuse(&["http://127.0.0.1/", "--upload=tus", "--size=1", "--no-keep-alive"], "--no-keep-alive");
+        refuse(&["http://127.0.0.1/", "--hash=1GB"], "cannot be used");
+        refuse(&["--hash=1GB"], "Hash { len: 1000000000, cpu: None, output: Text }");
     }
 
     #[test]

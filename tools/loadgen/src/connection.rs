@@ -2,6 +2,7 @@
 //!
 //! It does what it is told and says what became of it; which request comes next, and when, is the run's affair.
 
+use std::io::IoSlice;
 use std::net::SocketAddr;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::time::Instant;
@@ -10,13 +11,15 @@ use nix::errno::Errno;
 use nix::libc;
 use nix::sys::epoll::{Epoll, EpollEvent, EpollFlags};
 use nix::sys::socket::{
-    AddressFamily, MsgFlags, SockFlag, SockType, SockaddrStorage, connect, recv, send, setsockopt, socket, sockopt,
+    AddressFamily, MsgFlags, SockFlag, SockType, SockaddrStorage, connect, recv, send, sendmsg, setsockopt, socket,
+    sockopt,
 };
 
 use crate::pace::Pace;
 use crate::reply::{Malformed, ReplyReader};
 use crate::tally::Failure;
 use crate::targets::{Request, Targets};
+use crate::upload::{Form, Outgoing, Pieces, Upload};
 use crate::verify::Verifier;
 
 /// Reads of a head ask for this much: it takes a small reply whole, and leaves the most of a large one to be discarded.
@@ -61,6 +64,8 @@ pub struct Connection {
     pub sent: Instant,
     /// When the last byte moved, or the socket was opened.
     pub moved: Instant,
+    /// When the last byte of an upload was written.
+    pub written_last: Instant,
     /// How fast the body may be read, where its reader is a slow one.
     pub pace: Option<Pace>,
     /// Whether every byte so far was the expected one.
@@ -69,6 +74,12 @@ pub struct Connection {
     pub taken: u64,
     /// Replies on this socket so far.
     pub answered: u64,
+    /// The upload that is on its way.
+    pub upload: Option<Outgoing>,
+    /// Uploads begun so far, on all its sockets.
+    pub uploads: u64,
+    /// Whether the request creates an upload, whose bytes go with the next one.
+    pub creates: bool,
     socket: Option<OwnedFd>,
     interest: EpollFlags,
     out: Vec<u8>,
@@ -85,10 +96,14 @@ impl Connection {
             due: now,
             sent: now,
             moved: now,
+            written_last: now,
             pace: None,
             agrees: true,
             taken: 0,
             answered: 0,
+            upload: None,
+            uploads: 0,
+            creates: false,
             socket: None,
             interest: EpollFlags::empty(),
             out: Vec::new(),
@@ -141,7 +156,9 @@ impl Connection {
         self.phase = phase;
         let interest = match phase {
             Phase::Closed => return Ok(()),
-            Phase::Connecting | Phase::Sending => EpollFlags::EPOLLOUT,
+            Phase::Connecting => EpollFlags::EPOLLOUT,
+            // A server need not read all of an upload before it answers.
+            Phase::Sending => EpollFlags::EPOLLOUT | EpollFlags::EPOLLIN,
             // Also while nothing is under way: bytes or an end that come then are news.
             Phase::Ready | Phase::Receiving | Phase::Draining => EpollFlags::EPOLLIN,
             Phase::Held => EpollFlags::EPOLLRDHUP,
@@ -168,11 +185,45 @@ impl Connection {
         (self.due, self.sent, self.moved) = (due, now, now);
     }
 
-    /// Writes what is left of the request; true when all of it is written.
+    /// Takes up a request that carries bytes, of an upload that was due when `self.due` says.
+    pub fn begin_upload(&mut self, outgoing: Outgoing, creates: bool, now: Instant) {
+        self.upload = Some(outgoing);
+        self.creates = creates;
+        self.reader.reset();
+        self.pace = None;
+        self.moved = now;
+    }
+
+    /// Writes what is left of the request, or a piece of an upload; true when all of it is written.
     ///
     /// # Errors
     /// The connection is gone.
-    pub fn write(&mut self) -> Result<bool, Failure> {
+    pub fn write(&mut self, pieces: &mut Pieces) -> Result<bool, Failure> {
+        match self.upload.take() {
+            Some(mut outgoing) => {
+                let written = self.write_piece(outgoing.next(pieces)).map(|len| outgoing.advance(len));
+                let is_done = outgoing.is_done();
+                self.upload = Some(outgoing);
+                written.map(|()| is_done)
+            }
+            None => self.write_head(),
+        }
+    }
+
+    fn write_piece(&mut self, slices: [IoSlice<'_>; 2]) -> Result<usize, Failure> {
+        let Some(socket) = &self.socket else { return Err(Failure::System) };
+        match sendmsg::<SockaddrStorage>(socket.as_raw_fd(), &slices, &[], MsgFlags::MSG_NOSIGNAL, None) {
+            Ok(len) => {
+                self.moved = Instant::now();
+                self.written_last = self.moved;
+                Ok(len)
+            }
+            Err(Errno::EAGAIN | Errno::EINTR) => Ok(0),
+            Err(errno) => Err(failure(errno)),
+        }
+    }
+
+    fn write_head(&mut self) -> Result<bool, Failure> {
         let Some(socket) = &self.socket else { return Err(Failure::System) };
         while self.written < self.out.len() {
             match send(socket.as_raw_fd(), &self.out[self.written..], MsgFlags::MSG_NOSIGNAL) {
@@ -234,6 +285,20 @@ impl Connection {
             Ok(_) => Err(Failure::malformed(Malformed::Excess)),
             Err(Errno::EAGAIN | Errno::EINTR) => Ok(false),
             Err(errno) => Err(failure(errno)),
+        }
+    }
+
+    /// Whether the reply says that the server has the upload, whole.
+    ///
+    /// # Errors
+    /// Says in what it differs.
+    pub fn judge_upload(&self, upload: &Upload) -> Result<(), Failure> {
+        let Some(head) = self.reader.head() else { return Err(Failure::System) };
+        match head.status {
+            200..300 if self.creates => Err(Failure::Location),
+            200..300 if upload.form == Form::Tus && head.upload_offset != Some(upload.len) => Err(Failure::Length),
+            200..300 => Ok(()),
+            _ => Err(Failure::Status),
         }
     }
 
@@ -300,5 +365,24 @@ mod tests {
         );
         check(Some(0..1), "HTTP/1.1 206 P\r\nContent-Length: 1\r\n\r\na", Err(Failure::Range));
         check(Some(0..1), "HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\nabc", Err(Failure::Status));
+    }
+
+    #[test]
+    fn an_upload_is_there_when_all_of_it_is() {
+        let check = |form, creates, reply: &str, expected| {
+            let mut connection = Connection::new(Instant::now());
+            connection.creates = creates;
+            connection.reader.take(format!("HTTP/1.1 {reply}\r\n\r\n").as_bytes(), |_, _| {}).unwrap();
+            let upload = Upload { form, len: 3, prefix: "/".to_string() };
+            assert_eq!(connection.judge_upload(&upload), expected, "{form:?} {reply:?}");
+        };
+        check(Form::Put, false, "201 C\r\nContent-Length: 0", Ok(()));
+        check(Form::Put, false, "204 N", Ok(()));
+        check(Form::Put, false, "413 L\r\nContent-Length: 0", Err(Failure::Status));
+        check(Form::Tus, false, "204 N\r\nUpload-Offset: 3", Ok(()));
+        check(Form::Tus, false, "204 N\r\nUpload-Offset: 2", Err(Failure::Length));
+        check(Form::Tus, false, "204 N", Err(Failure::Length));
+        check(Form::Tus, true, "201 C\r\nContent-Length: 0", Err(Failure::Location));
+        check(Form::Tus, true, "404 N\r\nContent-Length: 0", Err(Failure::Status));
     }
 }

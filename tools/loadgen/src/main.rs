@@ -1,11 +1,12 @@
-//! `loadgen` puts load on an HTTP/1.1 file server, checks what comes back and weighs what it cost.
+//! `loadgen` puts load on an HTTP/1.1 file server, by downloads or uploads, checks what comes back and weighs what it cost.
 //!
-//! The pure parts ([`reply`], [`targets`], [`pace`], [`tally`], [`units`]) know neither sockets nor clocks; [`connection`] owns one
+//! The pure parts ([`reply`], [`targets`], [`upload`], [`pace`], [`tally`], [`units`]) know neither sockets nor clocks; [`connection`] owns one
 //! socket, [`run`] all of them. Existing generators were looked at first: they read bodies into memory, so that on one machine
 //! they are measured rather than the server, they take any 2xx for a success, and they can't stop reading in the middle.
 
 mod args;
 mod connection;
+mod hash;
 mod pace;
 mod random;
 mod reply;
@@ -13,6 +14,7 @@ mod run;
 mod tally;
 mod targets;
 mod units;
+mod upload;
 mod usage;
 mod verify;
 
@@ -39,6 +41,11 @@ fn carry_out(args: Args) -> Result<ExitCode, String> {
     match args.resolve()? {
         Task::WriteFixture(path, len) => {
             verify::write_fixture(&path, len).map_err(|e| format!("{}: {e}", path.display()))?;
+            Ok(ExitCode::SUCCESS)
+        }
+        Task::Hash { len, cpu, output } => {
+            cpu.map_or(Ok(()), run::pin)?;
+            println!("{}", hash::measure(len).shown(output));
             Ok(ExitCode::SUCCESS)
         }
         Task::Load(plan) => {

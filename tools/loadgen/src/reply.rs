@@ -26,6 +26,8 @@ pub struct ReplyHead {
     pub keep_alive: bool,
     /// The bytes that a 206 says it holds.
     pub content_range: Option<ContentRange>,
+    /// How much of an upload the server has (tus 1.0, `Upload-Offset`).
+    pub upload_offset: Option<u64>,
     framing: Framing,
 }
 
@@ -70,6 +72,7 @@ impl fmt::Display for Malformed {
 pub struct ReplyReader {
     stage: Stage,
     head: Option<ReplyHead>,
+    location: Option<String>,
     /// A head or a line that is not complete yet.
     pending: Vec<u8>,
     body_len: u64,
@@ -102,6 +105,7 @@ impl ReplyReader {
     pub fn reset(&mut self) {
         self.stage = Stage::Head;
         self.head = None;
+        self.location = None;
         self.pending.clear();
         self.body_len = 0;
     }
@@ -109,6 +113,11 @@ impl ReplyReader {
     /// The head, once it is complete.
     pub fn head(&self) -> Option<&ReplyHead> {
         self.head.as_ref()
+    }
+
+    /// The Location, once the head is complete and where it has one of printable ASCII.
+    pub fn location(&self) -> Option<&str> {
+        self.location.as_deref()
     }
 
     /// How many bytes of the body have come; chunked coding is not counted.
@@ -179,8 +188,8 @@ impl ReplyReader {
         // The common case: the head came in one piece and is parsed where it lies.
         if self.pending.is_empty() {
             return match parse_head(bytes)? {
-                Some((head, len)) => {
-                    self.begin(head);
+                Some((head, location, len)) => {
+                    self.begin(head, location);
                     Ok(&bytes[len..])
                 }
                 None => {
@@ -192,9 +201,9 @@ impl ReplyReader {
         let before = self.pending.len();
         self.pending.extend_from_slice(bytes);
         match parse_head(&self.pending)? {
-            Some((head, len)) => {
+            Some((head, location, len)) => {
                 self.pending.clear();
-                self.begin(head);
+                self.begin(head, location);
                 // What was pending held no complete head, so the head ends in the new bytes.
                 Ok(&bytes[len.saturating_sub(before)..])
             }
@@ -202,11 +211,12 @@ impl ReplyReader {
         }
     }
 
-    fn begin(&mut self, head: ReplyHead) {
+    fn begin(&mut self, head: ReplyHead, location: Option<String>) {
         if head.status < 200 {
             return; // An interim reply: the final one follows (RFC 9110 §15.2).
         }
         self.head = Some(head);
+        self.location = location;
         self.stage = match head.framing {
             Framing::Length(0) => Stage::Done,
             Framing::Length(remaining) => Stage::Body { remaining },
@@ -257,7 +267,8 @@ fn hex_value(digit: u8) -> u8 {
     }
 }
 
-fn parse_head(bytes: &[u8]) -> Result<Option<(ReplyHead, usize)>, Malformed> {
+/// The head, its Location and its length, where all of it is there.
+fn parse_head(bytes: &[u8]) -> Result<Option<(ReplyHead, Option<String>, usize)>, Malformed> {
     let mut fields = [httparse::EMPTY_HEADER; FIELDS_MAX];
     let mut response = httparse::Response::new(&mut fields);
     let len = match response.parse(bytes) {
@@ -266,7 +277,7 @@ fn parse_head(bytes: &[u8]) -> Result<Option<(ReplyHead, usize)>, Malformed> {
         _ => return Err(Malformed::Head),
     };
     let (Some(status), Some(version)) = (response.code, response.version) else { return Err(Malformed::Head) };
-    let mut seen = Seen { length: None, chunked: false, close: false, keep_alive: false, content_range: None };
+    let mut seen = Seen::default();
     for field in response.headers.iter() {
         seen.field(field)?;
     }
@@ -278,16 +289,20 @@ fn parse_head(bytes: &[u8]) -> Result<Option<(ReplyHead, usize)>, Malformed> {
     }
     let keep_alive = !seen.close && (version == 1 || seen.keep_alive);
     let content_range = seen.content_range.filter(|_| status == 206);
-    Ok(Some((ReplyHead { status, keep_alive, content_range, framing }, len)))
+    let head = ReplyHead { status, keep_alive, content_range, upload_offset: seen.upload_offset, framing };
+    Ok(Some((head, seen.location, len)))
 }
 
 /// The fields that matter, gathered from a head.
+#[derive(Default)]
 struct Seen {
     length: Option<u64>,
     chunked: bool,
     close: bool,
     keep_alive: bool,
     content_range: Option<ContentRange>,
+    upload_offset: Option<u64>,
+    location: Option<String>,
 }
 
 impl Seen {
@@ -310,6 +325,10 @@ impl Seen {
             }
         } else if field.name.eq_ignore_ascii_case("content-range") {
             self.content_range = content_range(value)?;
+        } else if field.name.eq_ignore_ascii_case("upload-offset") {
+            self.upload_offset = digits(value);
+        } else if field.name.eq_ignore_ascii_case("location") && value.iter().all(u8::is_ascii_graphic) {
+            self.location = String::from_utf8(value.to_vec()).ok();
         }
         Ok(())
     }
@@ -446,7 +465,7 @@ mod tests {
         let head = |range: &str| {
             parse_head(format!("HTTP/1.1 206 P\r\nContent-Range: {range}\r\nContent-Length: 2\r\n\r\n").as_bytes())
         };
-        let (parsed, _) = head("bytes 3-4/10").unwrap().unwrap();
+        let (parsed, ..) = head("bytes 3-4/10").unwrap().unwrap();
         assert_eq!(parsed.content_range, Some(ContentRange { start: 3, end: 5 }));
         for broken in [
             "bytes 3-5/10",
@@ -457,6 +476,25 @@ mod tests {
             "bytes 0-18446744073709551615/*",
         ] {
             assert_eq!(head(broken), Err(Malformed::ContentRange), "{broken}");
+        }
+    }
+
+    #[test]
+    fn what_uploads_are_told() {
+        let told = |fields: &str| {
+            let (head, location, _) =
+                parse_head(format!("HTTP/1.1 204 N\r\n{fields}\r\n").as_bytes()).unwrap().unwrap();
+            (head.upload_offset, location)
+        };
+        assert_eq!(told("Location: /up/1\r\nUpload-Offset: 10\r\n"), (Some(10), Some("/up/1".to_string())));
+        assert_eq!(told("location: /a b\r\nupload-offset: -1\r\n"), (None, None));
+        let mut reader = ReplyReader::default();
+        for at in 0..2 {
+            let reply =
+                ["HTTP/1.1 201 C\r\nLocation: /up/1\r\nContent-Length: 0\r\n\r\n", "HTTP/1.1 204 N\r\n\r\n"][at];
+            reader.reset();
+            reader.take(reply.as_bytes(), |_, _| {}).unwrap();
+            assert_eq!(reader.location(), [Some("/up/1"), None][at]);
         }
     }
 

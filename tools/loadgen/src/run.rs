@@ -22,7 +22,8 @@ use crate::connection::{Connection, Phase, TURN_LEN};
 use crate::pace::{self, Pace, Schedule};
 use crate::random::Random;
 use crate::tally::{Failure, PaceReport, Report, ServerUsage, Tally};
-use crate::usage::{Usage, own_cpu};
+use crate::upload::{Form, Outgoing, Pieces};
+use crate::usage::{Usage, own_cpu, resident_peak};
 
 /// Handshakes under way at once: fewer than the listen queue of any server, for a full queue costs a second's retry.
 const OPENING_MAX: usize = 128;
@@ -70,6 +71,7 @@ struct Load {
     settled: u64,
     tally: Tally,
     scratch: Vec<u8>,
+    pieces: Pieces,
 }
 
 impl Load {
@@ -93,6 +95,7 @@ impl Load {
             settled: 0,
             tally: Tally::default(),
             scratch: vec![0; TURN_LEN],
+            pieces: Pieces::new(plan.content),
             plan,
         })
     }
@@ -130,7 +133,16 @@ impl Load {
         let held = self.connections.iter().filter(|c| matches!(c.phase, Phase::Held)).count() as u64;
         let pace = self.pace_report(elapsed);
         let tally = std::mem::take(&mut self.tally);
-        Ok(Report { tally, elapsed, held, pace, client_cpu, server, open_loop: self.schedule.is_some() })
+        Ok(Report {
+            tally,
+            elapsed,
+            held,
+            pace,
+            client_cpu,
+            server,
+            open_loop: self.schedule.is_some(),
+            upload: self.plan.upload.take(),
+        })
     }
 
     fn wait(&mut self, events: &mut [EpollEvent], now: Instant, until: Instant) -> Result<usize, String> {
@@ -159,6 +171,7 @@ impl Load {
             Phase::Closed => {}
             Phase::Connecting if broken => self.fail(i, Failure::Connect),
             Phase::Connecting => self.connected(i),
+            Phase::Sending if flags.contains(EpollFlags::EPOLLIN) => self.receive_early(i, None),
             Phase::Sending => self.send(i),
             Phase::Receiving => self.receive(i, Instant::now()),
             Phase::Draining => self.drain(i),
@@ -204,9 +217,33 @@ impl Load {
     fn start(&mut self, i: usize, due: Instant, now: Instant) {
         self.issued += 1;
         let request = self.plan.targets.choose(&mut self.random);
-        self.connections[i].begin(request, &self.plan.targets, &self.plan.fields, due, now);
-        self.connections[i].phase = Phase::Sending;
+        let connection = &mut self.connections[i];
+        connection.begin(request, &self.plan.targets, &self.plan.fields, due, now);
+        if let Some(upload) = &self.plan.upload {
+            let first = upload.first(i, connection.uploads, &self.plan.fields);
+            connection.uploads += 1;
+            connection.begin_upload(first, upload.form == Form::Tus, now);
+        }
+        connection.phase = Phase::Sending;
         self.send(i);
+    }
+
+    /// The bytes of an upload that the reply says is created; false where it does not, or there is no such upload.
+    fn send_created(&mut self, i: usize, now: Instant) -> bool {
+        let connection = &mut self.connections[i];
+        let (true, Some(upload), Some(location)) =
+            (connection.creates, &self.plan.upload, connection.reader.location())
+        else {
+            return false;
+        };
+        if !connection.reader.head().is_some_and(|head| head.keep_alive && (200..300).contains(&head.status)) {
+            return false;
+        }
+        let patch = upload.patch(location, &self.plan.fields);
+        connection.begin_upload(patch, false, now);
+        connection.phase = Phase::Sending;
+        self.send(i);
+        true
     }
 
     fn issue_due(&mut self, now: Instant) {
@@ -220,10 +257,31 @@ impl Load {
     }
 
     fn send(&mut self, i: usize) {
-        match self.connections[i].write() {
+        let sent = |connection: &Connection| connection.upload.as_ref().map_or(0, Outgoing::file_bytes);
+        let connection = &mut self.connections[i];
+        let before = sent(connection);
+        let outcome = connection.write(&mut self.pieces);
+        self.tally.body_bytes += sent(connection) - before;
+        match outcome {
             Ok(true) => self.enter(i, Phase::Receiving),
             Ok(false) => self.enter(i, Phase::Sending),
-            Err(failure) => self.fail(i, failure),
+            Err(failure) => self.receive_early(i, Some(failure)),
+        }
+    }
+
+    /// Reads what came before all of the request was sent: an interim reply (RFC 9110 §15.2), or one that ends the connection, for
+    /// the rest of the request would be taken for another one. A connection that is `broken` may still hold the reply that says why.
+    fn receive_early(&mut self, i: usize, broken: Option<Failure>) {
+        let (verifier, targets) = (&mut self.plan.verifier, &self.plan.targets);
+        let connection = &mut self.connections[i];
+        let outcome = connection.read(u64::MAX, &mut self.scratch, verifier, targets);
+        match (connection.reader.head().map(|head| head.status), outcome, broken) {
+            (Some(status), ..) => {
+                self.tally.status(status);
+                self.fail(i, if (200..300).contains(&status) { Failure::Early } else { Failure::Status });
+            }
+            (None, _, Some(failure)) | (None, Err(failure), None) => self.fail(i, failure),
+            (None, Ok(_), None) => {}
         }
     }
 
@@ -235,12 +293,18 @@ impl Load {
                 return self.pause(i);
             }
             let connection = &mut self.connections[i];
-            let before = connection.reader.body_len();
+            let (before, had_begun) = (connection.reader.body_len(), connection.reader.has_begun());
             let outcome = connection.read(allowance, &mut self.scratch, &mut self.plan.verifier, &self.plan.targets);
             let len = connection.reader.body_len() - before;
+            if connection.upload.is_some() {
+                if !had_begun && connection.reader.has_begun() && !connection.creates {
+                    self.tally.reply_wait(now.saturating_duration_since(connection.written_last));
+                }
+            } else {
+                self.tally.body_bytes += len;
+            }
             connection.moved = now;
             connection.taken += len;
-            self.tally.body_bytes += len;
             turn += len;
             if let Some(pace) = &mut connection.pace {
                 pace.took(len);
@@ -280,14 +344,21 @@ impl Load {
 
     fn complete(&mut self, i: usize) {
         let now = Instant::now();
-        let connection = &mut self.connections[i];
-        connection.answered += 1;
-        self.settled += 1;
-        let keep_alive = connection.reader.head().is_some_and(|head| {
+        let keep_alive = self.connections[i].reader.head().is_some_and(|head| {
             self.tally.status(head.status);
             head.keep_alive
         });
-        match connection.judge(self.plan.targets.len_of(connection.request.target)) {
+        if self.send_created(i, now) {
+            return;
+        }
+        let connection = &mut self.connections[i];
+        connection.answered += 1;
+        self.settled += 1;
+        let judgement = match &self.plan.upload {
+            Some(upload) => connection.judge_upload(upload),
+            None => connection.judge(self.plan.targets.len_of(connection.request.target)),
+        };
+        match judgement {
             Ok(()) => self.tally.reply(now - connection.due, now - connection.sent),
             Err(failure) => self.tally.failure(failure),
         }
@@ -443,7 +514,9 @@ impl Window {
     fn close(&self, plan: &Plan, now: Instant) -> Result<(Duration, Duration, Option<ServerUsage>), String> {
         let after = Usage::of(&plan.pids)?;
         let resident_max = self.resident_max.max(after.resident);
-        let server = (!plan.pids.is_empty()).then_some(ServerUsage { before: self.server, after, resident_max });
+        let resident_peak = resident_peak(&plan.pids)?;
+        let usage = ServerUsage { before: self.server, after, resident_max, resident_peak };
+        let server = (!plan.pids.is_empty()).then_some(usage);
         Ok((now - self.begin, own_cpu().saturating_sub(self.client_cpu), server))
     }
 }
@@ -468,7 +541,11 @@ fn raise_descriptor_limit(needed: u64) -> Result<(), String> {
     setrlimit(Resource::RLIMIT_NOFILE, needed, hard).map_err(|errno| format!("RLIMIT_NOFILE: {errno}"))
 }
 
-fn pin(cpu: usize) -> Result<(), String> {
+/// Runs this process on one processor only.
+///
+/// # Errors
+/// It can't be had.
+pub fn pin(cpu: usize) -> Result<(), String> {
     let refused = |errno: Errno| format!("processor {cpu}: {errno}");
     let mut set = CpuSet::new();
     set.set(cpu).map_err(refused)?;

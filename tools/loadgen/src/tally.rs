@@ -8,6 +8,7 @@ use hdrhistogram::Histogram;
 use serde_json::{Value, json};
 
 use crate::reply::Malformed;
+use crate::upload::Upload;
 use crate::usage::Usage;
 
 /// Why a request, or a connection, failed.
@@ -33,6 +34,10 @@ pub enum Failure {
     Length,
     /// A byte other than the file's.
     Bytes,
+    /// A 2xx reply to an upload of which the server can't have had all.
+    Early,
+    /// An upload was created, and the reply does not say where.
+    Location,
     /// Another error of the system.
     System,
 }
@@ -62,6 +67,8 @@ impl Failure {
             Failure::Range => "range",
             Failure::Length => "length",
             Failure::Bytes => "bytes",
+            Failure::Early => "early",
+            Failure::Location => "location",
             Failure::System => "system",
         }
     }
@@ -72,7 +79,7 @@ impl Failure {
 pub struct Tally {
     /// Replies that came whole and were right.
     pub replies: u64,
-    /// Body bytes that came, of unfinished replies too.
+    /// Body bytes that came, of unfinished replies too; or, of uploads, the files' bytes that were sent.
     pub body_bytes: u64,
     /// Connections made.
     pub connected: u64,
@@ -84,6 +91,7 @@ pub struct Tally {
     failures: BTreeMap<Failure, u64>,
     latency: Histogram<u64>,
     service: Histogram<u64>,
+    reply_wait: Histogram<u64>,
 }
 
 impl Default for Tally {
@@ -100,7 +108,8 @@ impl Default for Tally {
             statuses: BTreeMap::new(),
             failures: BTreeMap::new(),
             latency: histogram.clone(),
-            service: histogram,
+            service: histogram.clone(),
+            reply_wait: histogram,
         }
     }
 }
@@ -116,6 +125,11 @@ impl Tally {
         self.replies += 1;
         self.latency.saturating_record(nanos(latency));
         self.service.saturating_record(nanos(service));
+    }
+
+    /// The first byte of a reply came this long after the last byte of an upload was sent.
+    pub fn reply_wait(&mut self, wait: Duration) {
+        self.reply_wait.saturating_record(nanos(wait));
     }
 
     /// A status line came.
@@ -153,6 +167,8 @@ pub struct ServerUsage {
     pub after: Usage,
     /// The most resident memory that was seen in between, in bytes.
     pub resident_max: u64,
+    /// The most that the processes have ever had resident, each by itself, in bytes (VmHWM).
+    pub resident_peak: u64,
 }
 
 /// How paced readers fared.
@@ -181,6 +197,8 @@ pub struct Report {
     pub server: Option<ServerUsage>,
     /// Whether latencies count from the moment at which requests were due.
     pub open_loop: bool,
+    /// What was uploaded, where that was the work.
+    pub upload: Option<Upload>,
 }
 
 impl Report {
@@ -196,6 +214,11 @@ impl Report {
             "latency_us": latencies(&tally.latency),
             "service_us": self.open_loop.then(|| latencies(&tally.service)),
             "unanswered": tally.unanswered,
+            "upload": self.upload.as_ref().map(|upload| json!({
+                "form": upload.form.name(),
+                "file_bytes": upload.len,
+                "reply_wait_us": latencies(&tally.reply_wait),
+            })),
             "statuses": tally.statuses.iter().map(|(status, n)| (status.to_string(), json!(n))).collect::<serde_json::Map<_, _>>(),
             "errors": tally.failures.iter().map(|(failure, n)| (failure.name().to_string(), json!(n))).collect::<serde_json::Map<_, _>>(),
             "connections": { "made": tally.connected, "held": self.held, "dropped": tally.dropped },
@@ -209,6 +232,8 @@ impl Report {
                 "resident_before_bytes": server.before.resident,
                 "resident_after_bytes": server.after.resident,
                 "resident_max_bytes": server.resident_max,
+                "resident_growth_bytes": server.resident_max.saturating_sub(server.before.resident),
+                "resident_peak_bytes": server.resident_peak,
             })),
         })
     }
@@ -250,6 +275,15 @@ impl fmt::Display for Report {
             writeln!(f, "service      {}, from the moment it was sent", percentiles(&tally.service))?;
             writeln!(f, "unanswered   {}", tally.unanswered)?;
         }
+        if let Some(upload) = &self.upload {
+            writeln!(
+                f,
+                "uploads      {}, {:.3} GB each; reply {} after the last byte",
+                upload.form.name(),
+                gigabytes(upload.len),
+                percentiles(&tally.reply_wait)
+            )?;
+        }
         writeln!(
             f,
             "connections  {} made, {} held at the end, {} dropped by the server",
@@ -261,13 +295,14 @@ impl fmt::Display for Report {
         if let Some(server) = &self.server {
             writeln!(
                 f,
-                "server       {} us/request, {} ms/GB, {:.0} % of a processor, resident {:.1} MiB before, {:.1} at most, {:.1} after",
+                "server       {} us/request, {} ms/GB, {:.0} % of a processor, resident {:.1} MiB before, {:.1} at most, {:.1} after, {:.1} ever",
                 figure(quotient(millis(server.cpu()) * 1e3, tally.replies as f64)),
                 figure(quotient(millis(server.cpu()), gigabytes(tally.body_bytes))),
                 self.share(server.cpu()) * 100.0,
                 mebibytes(server.before.resident),
                 mebibytes(server.resident_max),
                 mebibytes(server.after.resident),
+                mebibytes(server.resident_peak),
             )?;
         }
         writeln!(f, "client       {:.0} % of a processor", self.share(self.client_cpu) * 100.0)?;
@@ -332,13 +367,15 @@ fn mebibytes(bytes: u64) -> f64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::upload::Form;
 
     fn report(tally: Tally, server_cpu_ms: u64) -> Report {
         let usage = |ms| Usage { cpu: Duration::from_millis(ms), resident: 1 << 20 };
-        let server = ServerUsage { before: usage(500), after: usage(500 + server_cpu_ms), resident_max: 2 << 20 };
+        let (before, after) = (usage(500), usage(500 + server_cpu_ms));
+        let server = ServerUsage { before, after, resident_max: 2 << 20, resident_peak: 3 << 20 };
         let elapsed = Duration::from_secs(2);
         let client_cpu = Duration::from_secs(1);
-        Report { tally, elapsed, held: 0, pace: None, client_cpu, server: Some(server), open_loop: true }
+        Report { tally, elapsed, held: 0, pace: None, client_cpu, server: Some(server), open_loop: true, upload: None }
     }
 
     #[test]
@@ -362,6 +399,25 @@ mod tests {
         let p99 = json["latency_us"]["p99"].as_f64().unwrap();
         assert!((989_000.0..991_500.0).contains(&p99), "{p99}");
         assert!(report.to_string().contains("500 a second"));
+    }
+
+    #[test]
+    fn uploads_have_the_wait_for_their_replies() {
+        let mut tally = Tally::default();
+        tally.reply_wait(Duration::from_millis(2));
+        tally.reply_wait(Duration::from_millis(30));
+        let upload = Upload { form: Form::Put, len: 5_000_000_000, prefix: "/up".to_string() };
+        let report = Report { upload: Some(upload), ..report(tally, 0) };
+        let json = report.to_json();
+        assert_eq!((&json["upload"]["form"], &json["upload"]["file_bytes"]), (&json!("put"), &json!(5_000_000_000u64)));
+        let wait = |name: &str| json["upload"]["reply_wait_us"][name].as_f64().unwrap();
+        assert!((1_990.0..2_010.0).contains(&wait("p50")) && (29_900.0..30_100.0).contains(&wait("max")));
+        let server = &json["server"];
+        assert_eq!(
+            (&server["resident_growth_bytes"], &server["resident_peak_bytes"]),
+            (&json!(1 << 20), &json!(3 << 20))
+        );
+        assert!(report.to_string().contains("put, 5.000 GB each"));
     }
 
     #[test]

@@ -33,6 +33,25 @@ impl Usage {
     }
 }
 
+/// The most memory that each of these processes has ever had resident, summed; in bytes.
+///
+/// # Errors
+/// Names the process that is not there.
+pub fn resident_peak(pids: &[u32]) -> Result<u64, String> {
+    let of = |pid: &u32| {
+        let path = format!("/proc/{pid}/status");
+        let status = std::fs::read_to_string(&path).map_err(|e| format!("process {pid}: {e}"))?;
+        parse_peak(&status).ok_or_else(|| format!("process {pid}: {path} is not as expected"))
+    };
+    pids.iter().map(of).sum()
+}
+
+/// `VmHWM`, which is in KiB.
+fn parse_peak(status: &str) -> Option<u64> {
+    let value = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
+    value.trim().strip_suffix(" kB")?.parse::<u64>().ok()?.checked_mul(1024)
+}
+
 /// The CPU time of this process.
 pub fn own_cpu() -> Duration {
     let Ok(usage) = getrusage(UsageWho::RUSAGE_SELF) else { return Duration::ZERO };
@@ -86,5 +105,14 @@ mod tests {
         let usage = Usage::of(&[std::process::id()]).unwrap();
         assert!(usage.resident > 0);
         assert!(Usage::of(&[u32::MAX]).is_err());
+        assert!(resident_peak(&[std::process::id()]).unwrap() >= usage.resident / 2);
+        assert!(resident_peak(&[u32::MAX]).is_err());
+    }
+
+    #[test]
+    fn the_peak_has_a_line_of_its_own() {
+        assert_eq!(parse_peak("VmPeak:\t  900 kB\nVmHWM:\t    12 kB\nVmRSS:\t 4 kB\n"), Some(12_288));
+        assert_eq!(parse_peak("VmHWM:\t12\n"), None);
+        assert_eq!(parse_peak(""), None);
     }
 }
