@@ -230,6 +230,7 @@ fn reserved_space_is_no_length(mut stage: Stage) {
     let reserved = stage.change(Op::Allocate { file, len: 100_000 });
     assert!(matches!(reserved, Ok(()) | Err(libc::EOPNOTSUPP)), "{reserved:?}");
     assert_eq!(stage.driver.stat(file).unwrap().len, 0);
+    assert_eq!(stage.change(Op::Allocate { file, len: 0 }), Err(libc::EINVAL));
     stage.write_whole(file, b"content");
     assert_eq!(stage.outside.content("file").unwrap(), b"content");
 }

@@ -248,6 +248,9 @@ impl File {
 
     /// Reserves space as fallocate(2) does: all of it or none.
     pub fn allocate(&mut self, len: u64) -> Result<(), i32> {
+        if len == 0 {
+            return Err(libc::EINVAL);
+        }
         if len.saturating_sub(self.taken) > self.free.get() {
             return Err(libc::ENOSPC);
         }
