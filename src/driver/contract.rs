@@ -44,6 +44,8 @@ macro_rules! on_every_driver {
     };
 }
 
+mod files;
+
 on_every_driver! {
     a_read_that_was_given_up_keeps_its_buffer_until_its_completion,
     a_receive_that_was_given_up_takes_no_bytes,
@@ -77,6 +79,9 @@ on_every_driver! {
     advice_brings_pages_and_takes_them_away,
     a_cork_holds_part_of_a_packet_back_until_it_is_drawn,
     a_pacing_rate_is_kept_until_it_is_lifted,
+    a_direct_receive_takes_no_byte_more_than_asked,
+    a_direct_receive_takes_what_came_before_a_reset,
+    a_low_water_mark_holds_readability_back_until_so_many_bytes_or_the_end,
 }
 
 /// How long the driver's clock may run before a scenario fails.
@@ -491,6 +496,82 @@ fn a_pacing_rate_is_kept_until_it_is_lifted(mut stage: Stage) {
         received.extend(peer.take());
         received == b"paced"
     });
+}
+
+fn a_direct_receive_takes_no_byte_more_than_asked(mut stage: Stage) {
+    let (socket, mut peer) = stage.connection();
+    let mut buf = stage.driver.transfer_pool().try_take().unwrap();
+    assert_eq!(stage.driver.receive(socket, &mut buf, 9).unwrap_err().kind(), io::ErrorKind::WouldBlock);
+    peer.send(b"0123456789");
+    stage.wait_for_bytes(socket);
+    for (len, expected) in [(3, "012"), (1, "0123"), (100, "0123456789")] {
+        stage.driver.receive(socket, &mut buf, len).unwrap();
+        assert_eq!(std::str::from_utf8(&buf).unwrap(), expected);
+    }
+    assert_eq!(stage.driver.receive(socket, &mut buf, 1).unwrap_err().kind(), io::ErrorKind::WouldBlock);
+    buf.append(&vec![b'.'; buf.spare_len() - 2]);
+    peer.send(b"abc");
+    stage.wait_for_bytes(socket);
+    assert_eq!(stage.driver.receive(socket, &mut buf, 3).unwrap(), 2, "there is no more room");
+    assert!(buf.ends_with(b".ab"));
+    buf.truncate(0);
+    peer.finish();
+    assert_eq!(stage.driver.receive(socket, &mut buf, 3).unwrap(), 1);
+    stage.wait_for_bytes(socket);
+    assert_eq!(stage.driver.receive(socket, &mut buf, 3).unwrap(), 0);
+    assert_eq!(&*buf, b"c");
+}
+
+fn a_direct_receive_takes_what_came_before_a_reset(mut stage: Stage) {
+    let (socket, mut peer) = stage.connection();
+    let mut buf = stage.driver.transfer_pool().try_take().unwrap();
+    peer.send(b"last");
+    peer.reset();
+    let poll = stage.submit(Op::Poll { socket, interest: Interest::HangUp });
+    stage.finish(poll);
+    assert_eq!(stage.driver.receive(socket, &mut buf, 3).unwrap(), 3);
+    assert_eq!(stage.driver.receive(socket, &mut buf, 3).unwrap(), 1);
+    assert_eq!(&*buf, b"last");
+    assert_eq!(stage.driver.receive(socket, &mut buf, 3).unwrap_err().kind(), io::ErrorKind::ConnectionReset);
+    assert_eq!(stage.driver.receive(socket, &mut buf, 3).unwrap(), 0, "the error is told once");
+}
+
+fn a_low_water_mark_holds_readability_back_until_so_many_bytes_or_the_end(mut stage: Stage) {
+    let (socket, mut peer) = stage.connection();
+    let mut buf = stage.driver.transfer_pool().try_take().unwrap();
+    stage.driver.set_option(socket, SocketOption::ReceiveLowWater(4000)).unwrap();
+    for ending in [false, true] {
+        let poll = stage.submit(Op::Poll { socket, interest: Interest::Readable });
+        peer.send(&[b'x'; 3999]);
+        for _ in 0..20 {
+            stage.turn();
+            assert!(stage.poll(poll).is_pending());
+        }
+        if ending {
+            peer.finish();
+        } else {
+            peer.send(b"x");
+        }
+        assert_ne!(stage.finish(poll).result.unwrap() & libc::POLLIN as u32, 0);
+        let there = if ending { 3999 } else { 4000 };
+        assert_eq!(stage.driver.receive(socket, &mut buf, 4096).unwrap(), there);
+        buf.truncate(0);
+    }
+
+    let (socket, mut peer) = stage.connection();
+    for mark in [4000, 1, 4000, 0] {
+        stage.driver.set_option(socket, SocketOption::ReceiveLowWater(mark)).unwrap();
+        let poll = stage.submit(Op::Poll { socket, interest: Interest::Readable });
+        (0..3).for_each(|_| stage.turn());
+        assert!(stage.poll(poll).is_pending());
+        if mark < 2 {
+            peer.send(b"x");
+            stage.finish(poll);
+            assert_eq!(stage.driver.receive(socket, &mut buf, 2).unwrap(), 1);
+        } else {
+            stage.driver.abandon(poll);
+        }
+    }
 }
 
 fn a_file_region_ends_at_the_end_of_the_file(mut stage: Stage) {
@@ -1092,6 +1173,13 @@ impl Stage {
             Peer::Real { .. } => super::sys::max_pacing_rate(socket).unwrap(),
             Peer::Fake(client) => client.max_pacing_rate(),
         }
+    }
+
+    /// Waits until there are bytes to receive, or the end.
+    #[track_caller]
+    fn wait_for_bytes(&mut self, socket: RawFd) {
+        let poll = self.submit(Op::Poll { socket, interest: Interest::Readable });
+        assert_ne!(self.finish(poll).result.unwrap() & libc::POLLIN as u32, 0);
     }
 
     fn submit(&mut self, op: Op) -> Slot {

@@ -209,7 +209,8 @@ pub trait Driver {
     fn try_lock(&mut self, file: RawFd) -> io::Result<()>;
 
     /// Appends at most `len` bytes that have come to the buffer, as far as it has room, and returns how many; 0 is the end of the
-    /// stream. Unlike [`Op::Receive`] it takes no byte that was not asked for, and waits for none.
+    /// stream, so at least one byte is asked for and there is room for it. Unlike [`Op::Receive`] it takes no byte that was not
+    /// asked for, and waits for none.
     ///
     /// # Errors
     /// `WouldBlock` when nothing has come; else as recv(2).

@@ -270,6 +270,8 @@ impl Op {
             Op::Link { file, directory, .. } => [Some(*file), Some(*directory)],
             Op::Rename { directory, to_directory, .. } => [Some(*directory), Some(*to_directory)],
             Op::Unlink { directory, .. } | Op::MakeDirectory { directory, .. } => [Some(*directory), None],
+            // Since Linux 6.3 these begin on the kernel's thread, too.
+            Op::Allocate { file: fd, .. } | Op::Sync { fd } => [Some(*fd), None],
             _ => [None, None],
         }
     }

@@ -250,6 +250,9 @@ impl Sim {
 
     fn carry_out(&mut self, flight: &mut Flight) -> Option<Answer> {
         let slot = flight.slot;
+        for object in flight.work.looked_up_late() {
+            assert!(self.world.is_open(object), "sim: a descriptor is closed before its {}", flight.work.name());
+        }
         match &flight.work {
             Work::Accept(listener) => self.accept(listener),
             Work::Receive(socket, _) => self.receive(&mut socket.socket().get()),
@@ -359,6 +362,10 @@ impl Sim {
     fn open(&mut self, slot: Slot, root: Option<&Object>) -> io::Result<u32> {
         let Op::Open { path, opening, .. } = self.slots.op_mut(slot) else { unreachable!("an open's slot") };
         let (path, opening) = (path.as_bytes(), *opening);
+        // The kernel looks for a number first, so that a file which can't be opened is not made either.
+        if !self.world.descriptor_is_free() {
+            return Err(errno(libc::EMFILE));
+        }
         let node = match (opening, root) {
             (Opening::Anywhere, None) => self.world.resolve(path),
             (Opening::Anywhere, _) | (_, None) => {
@@ -643,6 +650,7 @@ impl Driver for Sim {
 
     #[track_caller]
     fn receive(&mut self, socket: RawFd, buf: &mut Buf, len: usize) -> io::Result<usize> {
+        assert!(len.min(buf.spare_len()) > 0, "sim: a receive of no bytes would pass for the end of the stream");
         let object = self.world.object(socket);
         let mut connection = object.socket().get();
         let received = match connection.receivable() {
@@ -838,6 +846,17 @@ impl Work {
             Work::Read(_) | Work::FillPipe(_) | Work::SendZeroCopy(_) | Work::Open(_) | Work::Close(_) => true,
             Work::Change(..) => true,
         }
+    }
+
+    /// What the kernel looks up by its number only now that it gets to the operation.
+    fn looked_up_late(&self) -> impl Iterator<Item = &Rc<Object>> {
+        let (object, other) = match self {
+            Work::Change("write", ..) => (None, None),
+            Work::Change(_, object, other) => (Some(object), other.as_ref()),
+            Work::Open(root) => (root.as_ref(), None),
+            _ => (None, None),
+        };
+        object.into_iter().chain(other)
     }
 
     fn name(&self) -> &'static str {

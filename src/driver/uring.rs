@@ -454,22 +454,28 @@ fn read_entry(file: RawFd, offset: u64, len: u32, buf: &mut Buf) -> squeue::Entr
     let len = len.min(spare.len() as u32);
     let target = spare.as_mut_ptr();
     match registered {
-        Some(index) => opcode::ReadFixed::new(Fd(file), target, len, index).offset(offset).build(),
-        None => opcode::Read::new(Fd(file), target, len).offset(offset).build(),
+        Some(index) => opcode::ReadFixed::new(Fd(file), target, len, index).offset(place(offset)).build(),
+        None => opcode::Read::new(Fd(file), target, len).offset(place(offset)).build(),
     }
 }
 
 /// Never from a registered buffer: a write into the page cache copies from those page by page, which costs a fifth more.
 fn write_entry(file: RawFd, offset: u64, from: &WriteFrom) -> squeue::Entry {
-    opcode::Write::new(Fd(file), from.as_ptr(), from.len() as u32).offset(offset).build()
+    // The kernel takes 2 GiB at most, whatever it is asked for.
+    let len = u32::try_from(from.len()).unwrap_or(u32::MAX);
+    opcode::Write::new(Fd(file), from.as_ptr(), len).offset(place(offset)).build()
+}
+
+/// An offset as the kernel takes it. A negative number would be no place in the file but where the last operation ended; one
+/// that is too large is refused.
+fn place(offset: u64) -> u64 {
+    offset.min(i64::MAX as u64)
 }
 
 fn fill_entry(file: RawFd, offset: u64, len: usize, pipe: &mut Pipe) -> squeue::Entry {
     let len = pipe.fillable(len) as u32;
     pipe.begin_fill();
-    // A negative number would be no place in the file; one that is too large is refused.
-    let offset = i64::try_from(offset).unwrap_or(i64::MAX);
-    let splice = opcode::Splice::new(Fd(file), offset, Fd(pipe.write_end()), -1, len);
+    let splice = opcode::Splice::new(Fd(file), place(offset) as i64, Fd(pipe.write_end()), -1, len);
     splice.flags(sys::SPLICE_FLAGS).build()
 }
 

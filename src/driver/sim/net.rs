@@ -228,7 +228,7 @@ impl Connection {
     /// Whether a receive would not wait.
     pub fn is_readable(&self) -> bool {
         // A low water mark over what the queue holds would wait for ever; the kernel makes room instead.
-        let enough = self.receive_low_water.min(RECEIVE_QUEUE);
+        let enough = self.receive_low_water.clamp(1, RECEIVE_QUEUE);
         self.to_server.len() >= enough || self.has_ended()
     }
 

@@ -247,7 +247,7 @@ impl World {
 
     /// Adds a file, or puts a new one (another inode) in the place of what has that name.
     pub fn add_file(&self, path: &str, content: Content) {
-        self.add(path, Node::File(File::new(self.inode(), content, self.wall())));
+        self.add(path, Node::File(File::new(self.inode(), content, &self.free_space, self.wall())));
     }
 
     /// Adds a FIFO.
@@ -291,7 +291,7 @@ impl World {
         self.file(path).borrow_mut().broken = true;
     }
 
-    /// Leaves so much space on the disk for what the server writes; files that go give theirs back.
+    /// Leaves so much space on the disk for what is written from now on; files that go give theirs back.
     pub fn limit_space(&self, bytes: u64) {
         self.free_space.set(bytes);
     }
@@ -450,6 +450,11 @@ impl World {
         }
     }
 
+    /// Whether a descriptor leads to this still.
+    pub(super) fn is_open(&self, object: &Rc<Object>) -> bool {
+        self.descriptors.borrow().values().any(|descriptor| Rc::ptr_eq(&descriptor.object, object))
+    }
+
     /// Forbids further use, as soon as the close is submitted.
     #[track_caller]
     pub(super) fn begin_close(&self, fd: RawFd) {
@@ -468,7 +473,7 @@ impl World {
 
     /// A new file of the server's own, not in any directory yet.
     pub(super) fn new_file(&self) -> Node {
-        Node::File(File::empty(self.inode(), &self.free_space, self.wall()))
+        Node::File(File::new(self.inode(), Content::Bytes(Vec::new()), &self.free_space, self.wall()))
     }
 
     /// A new directory, not in any other yet.
@@ -495,13 +500,10 @@ impl World {
         }
     }
 
-    /// Opens a directory entry, as openat2(2) would once the path is resolved.
+    /// Opens a directory entry, as openat2(2) would once a number was found and the path is resolved.
     pub(super) fn open(&self, node: Node) -> io::Result<RawFd> {
         if matches!(&node, Node::File(file) if file.borrow().denied) {
             return Err(io::Error::from_raw_os_error(libc::EACCES));
-        }
-        if !self.descriptor_is_free() {
-            return Err(io::Error::from_raw_os_error(libc::EMFILE));
         }
         Ok(self.add_descriptor(Object::Entry(node)))
     }
