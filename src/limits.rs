@@ -151,6 +151,13 @@ impl Limits {
     pub const FORM_PART_BYTES: usize = 2 << 10;
     /// Bytes of a file, and of all parts of a form, unless whoever reads it says otherwise (U1).
     pub const FORM_LEN: u64 = 64 << 30;
+    /// How many bytes of an upload that can be resumed come before it is written down that they are there: what a killed process
+    /// loses of a single request.
+    pub const UPLOAD_CHECKPOINT: u64 = 32 << 20;
+    /// How long a request waits for another one to let go of the upload that both want (U6).
+    pub const UPLOAD_TAKEOVER: Duration = Duration::from_secs(10);
+    /// How long until a lock that was just given back is asked for again.
+    pub const UPLOAD_LOCK_RETRY: Duration = Duration::from_millis(2);
     /// Buffers that one upload may have: being filled, and on their way to the disk.
     pub const UPLOAD_BUFFERS_EACH: usize = 4;
     /// How many bytes of an upload make its socket readable, where so many are still to come: fewer are not worth a write.

@@ -123,6 +123,16 @@ impl File {
         }
     }
 
+    /// Cuts the file, on a thread that may block: no ring of the kernels that are in use can.
+    ///
+    /// # Errors
+    /// As ftruncate(2); `WouldBlock` when there is no thread for it now.
+    pub async fn truncate(&self, len: u64) -> io::Result<()> {
+        let file = std::fs::File::from(self.duplicate()?);
+        let cut = self.runtime().offload().run(move || file.set_len(len)).await;
+        cut.unwrap_or_else(|_| Err(io::ErrorKind::WouldBlock.into()))
+    }
+
     /// Waits until what was written, or linked into this directory, is on the disk.
     ///
     /// # Errors

@@ -197,7 +197,7 @@ impl Reception {
             match draft.place(&folder, &folder, &target.name, config.on_conflict, config.fsync).await {
                 Ok(name) => {
                     let url = inbox.url_of(&route, &name);
-                    let (field, file_name) = (Some(field), Some(file_name));
+                    let (field, file_name, media_type) = (Some(field), Some(file_name), media_type.into());
                     stored.push(Stored { field, name, url, size, media_type, sha256, file_name });
                 }
                 Err(error) => {
