@@ -595,6 +595,7 @@ mod tests {
 #     hot files               16.0 MiB
 #     listings                16.0 MiB
 #     forms                   16.0 MiB
+#     authorisations          12.0 MiB  256 × 48.0 KiB
 # beside it in the kernel, at most: 4.9 GiB
 #   worker, 2 times
 #     send queues              2.4 GiB  10000 × 256.0 KiB

@@ -22,7 +22,7 @@ use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::signal::{SigSet, Signal};
 use nix::unistd::Pid;
 
-use crate::config::{self, Config, HandlerConfig, ListenAddress, SendPath};
+use crate::config::{self, Config, HandlerConfig, ListenAddress, RouteConfig, SendPath};
 use crate::driver::Setup;
 use crate::driver::slot::{Event, Token};
 use crate::driver::uring::Uring;
@@ -694,8 +694,9 @@ fn pin(core: usize) {
 
 /// Every connection and every cached file is a descriptor, and a pipe is two: takes what the hard limit allows.
 fn raise_descriptor_limit(config: &Config) {
-    let Limits { connections, open_files, pipes, .. } = config.limits;
-    let per_worker = connections.saturating_add(open_files).saturating_add(2 * pipes);
+    let Limits { connections, open_files, pipes, auth_requests, .. } = config.limits;
+    let sub_requests = if config.routes.iter().any(RouteConfig::asks_a_service) { auth_requests } else { 0 };
+    let per_worker = connections.saturating_add(open_files).saturating_add(2 * pipes).saturating_add(sub_requests);
     let wanted = (per_worker.saturating_mul(config.workers.get()) as u64).saturating_add(64);
     let Ok((soft, hard)) = getrlimit(Resource::RLIMIT_NOFILE) else { return };
     if soft >= wanted {

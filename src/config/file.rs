@@ -7,12 +7,14 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::num::NonZero;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::str::FromStr;
+use std::time::Duration;
 
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
+use super::auth::{self, AuthConfig, check_timeout, parse_method};
 use super::rate::{Factor, check_rate};
 use super::route::{self, CacheRule, HandlerConfig, MediaConfig, RouteConfig};
 use super::{AccessLog, Config, ListenAddress};
@@ -57,12 +59,13 @@ pub(super) enum Section {
     Route,
     Media,
     CacheRule,
+    Auth,
 }
 
 impl Section {
     /// Every section that an operator writes keys in.
-    pub(super) const ALL: [Section; 6] =
-        [Section::Top, Section::Server, Section::Limits, Section::Route, Section::Media, Section::CacheRule];
+    pub(super) const ALL: [Section; 7] =
+        [Section::Top, Section::Server, Section::Limits, Section::Route, Section::Media, Section::CacheRule, Section::Auth];
 
     /// Its name, as the documentation and the errors call it.
     pub(super) fn name(self) -> &'static str {
@@ -73,6 +76,7 @@ impl Section {
             Section::Route => "[[route]]",
             Section::Media => "media",
             Section::CacheRule => "cache_control",
+            Section::Auth => "auth",
         }
     }
 
@@ -82,7 +86,7 @@ impl Section {
             Section::Top => vec!["server", "limits", "route"],
             Section::Server => vec!["listen", "admin", "workers", "access_log", "log_format", "driver", "send_path"],
             Section::Limits => Limits::SPECS.iter().map(|spec| spec.key).collect(),
-            Section::Route => vec!["host", "prefix", "media"],
+            Section::Route => vec!["host", "prefix", "media", "auth"],
             Section::Media => {
                 let flags = ["listing", "hidden", "precompressed"];
                 let fields = ["cors", "cache_control", "content_types"];
@@ -90,6 +94,7 @@ impl Section {
                 ["root", "index"].into_iter().chain(flags).chain(fields).chain(rates).collect()
             }
             Section::CacheRule => vec!["pattern", "value"],
+            Section::Auth => vec!["tokens", "signing_keys", "request", "request_timeout", "methods"],
         }
     }
 }
@@ -217,8 +222,9 @@ fn route(value: &Value<'_>, dir: &Path, limits: &Limits) -> Result<RouteConfig, 
         table.leaf("prefix", |value| checked(value, route::check_prefix))?.unwrap_or_else(|| String::from("/"));
     let media = table.get("media", |value| media(value, dir, limits))?;
     let handler = media.map(HandlerConfig::Media);
+    let auth = table.get("auth", |value| auth(value, dir))?;
     match handler {
-        Some(handler) => Ok(RouteConfig { host, prefix, handler }),
+        Some(handler) => Ok(RouteConfig { host, prefix, handler, auth }),
         None => Err(wrong(value, "the route has no handler: write media = { root = \"PATH\" }")),
     }
 }
@@ -246,6 +252,36 @@ fn media(value: &Value<'_>, dir: &Path, limits: &Limits) -> Result<MediaConfig, 
     set(&mut media.rate_factor, table.leaf("rate_factor", factor)?);
     set(&mut media.rate_burst, table.leaf("rate_burst", |value| number(value, Unit::Bytes))?);
     Ok(media)
+}
+
+fn auth(value: &Value<'_>, dir: &Path) -> Result<AuthConfig, Wrong> {
+    let table = Table::of(Section::Auth, value)?;
+    let tokens = table.leaf("tokens", |value| secrets(value, dir, auth::read_tokens))?;
+    let signing_keys = table.leaf("signing_keys", |value| secrets(value, dir, auth::read_keys))?;
+    let request = table.leaf("request", parsed)?;
+    let mut auth = AuthConfig { tokens, signing_keys, request, ..AuthConfig::default() };
+    set(&mut auth.request_timeout, table.leaf("request_timeout", timeout)?);
+    let method = |value: &Value<'_>| parse_method(string(value)?).map_err(|what| wrong(value, what));
+    auth.methods = table.leaf("methods", |value| list(value, method))?;
+    auth.check_presence().map_err(|what| wrong(value, what))?;
+    Ok(auth)
+}
+
+/// The path of a file whose lines can be used.
+fn secrets(
+    value: &Value<'_>,
+    dir: &Path,
+    read: fn(&Path) -> Result<Vec<String>, String>,
+) -> Result<PathBuf, Wrong> {
+    let path = super::absolute(dir, Path::new(string(value)?)).map_err(|what| wrong(value, what))?;
+    read(&path).map_err(|what| wrong(value, what))?;
+    Ok(path)
+}
+
+fn timeout(value: &Value<'_>) -> Result<Duration, Wrong> {
+    let timeout = Duration::from_millis(number(value, Unit::Time)?);
+    check_timeout(timeout).map_err(|what| wrong(value, what))?;
+    Ok(timeout)
 }
 
 /// What replies may be held to.
@@ -400,7 +436,6 @@ fn edit_distance(from: &str, into: &str) -> usize {
 mod tests {
     use super::*;
     use proptest::prelude::*;
-    use std::path::PathBuf;
 
     /// A directory with `site.toml` and `media/` in it.
     fn site(text: &str) -> (tempfile::TempDir, PathBuf) {
@@ -487,7 +522,8 @@ mod tests {
         check_refused("[server]\nhigh_water_mark = \"1MiB\"", refusal);
         let refusal = "site.toml:1: unknown key `listen` in the file: write it in [server]";
         check_refused("listen = \"127.0.0.1:1\"", refusal);
-        let refusal = "site.toml:2: unknown key `handler` in [[route]]: write one of host, prefix, media";
+        let refusal = "site.toml:2: unknown key `handler` in [[route]]: write one of host, prefix, media, \
+                       auth";
         check_refused("[[route]]\nhandler = \"media\"", refusal);
         let refusal = "site.toml:3: unknown key `dotfiles` in media: write one of root, index, listing, hidden, \
                        precompressed, cors, cache_control, content_types, limit_rate, limit_rate_address, rate_from, \

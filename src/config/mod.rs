@@ -9,6 +9,7 @@
 //! would have said.
 
 mod address;
+mod auth;
 mod file;
 mod rate;
 mod route;
@@ -21,6 +22,8 @@ use std::str::FromStr;
 use std::thread;
 
 pub use address::ListenAddress;
+pub use auth::{AuthConfig, RequestUrl};
+pub(crate) use auth::{RequestPlace, read_keys};
 pub use rate::{Factor, RateSource};
 pub(crate) use route::check_cors;
 pub use route::{CacheRule, HandlerConfig, MediaConfig, RouteConfig};
@@ -301,8 +304,10 @@ impl Overrides {
         self.apply_places(config).map_err(Error::operator)?;
         match &self.root {
             Some(root) => {
-                let route = RouteConfig::media("/", self.media_at(root)?);
-                config.routes.retain(|other| !other.answers_as(&route));
+                let mut route = RouteConfig::media("/", self.media_at(root)?);
+                // Another folder does not open to everybody what the file guards.
+                let replaced = config.routes.extract_if(.., |other| other.answers_as(&route));
+                route.auth = replaced.filter_map(|other| other.auth).next();
                 config.routes.insert(0, route);
             }
             None => config.routes.iter_mut().for_each(|route| match &mut route.handler {

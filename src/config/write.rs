@@ -5,7 +5,7 @@
 
 use toml::Value;
 
-use super::{Config, HandlerConfig, MediaConfig, RouteConfig};
+use super::{AuthConfig, Config, HandlerConfig, MediaConfig, RouteConfig};
 use crate::limits::{Limits, Unit};
 
 /// Every key that has a value, resolved.
@@ -47,6 +47,26 @@ fn route(out: &mut Writer, route: &RouteConfig) {
     out.key("prefix", string(&route.prefix));
     match &route.handler {
         HandlerConfig::Media(media) => self::media(out, media),
+    }
+    if let Some(auth) = &route.auth {
+        self::auth(out, auth);
+    }
+}
+
+fn auth(out: &mut Writer, auth: &AuthConfig) {
+    out.heading("[route.auth]");
+    for (key, path) in [("tokens", &auth.tokens), ("signing_keys", &auth.signing_keys)] {
+        if let Some(path) = path {
+            out.key(key, string(&path.to_string_lossy()));
+        }
+    }
+    if let Some(request) = &auth.request {
+        out.key("request", string(&request.to_string()));
+    }
+    let timeout = u64::try_from(auth.request_timeout.as_millis()).unwrap_or(u64::MAX);
+    out.key("request_timeout", string(&Unit::Time.format(timeout)));
+    if let Some(methods) = &auth.methods {
+        out.key("methods", strings(methods.iter().map(ToString::to_string)));
     }
 }
 

@@ -13,6 +13,7 @@
 
 pub mod body;
 mod budget;
+pub(crate) mod client;
 pub(crate) mod connections;
 mod exchange;
 mod known;
@@ -111,6 +112,8 @@ pub struct Worker {
     pub open_files: Budget,
     /// Bytes of small files that they may keep in memory.
     pub hot_files: Budget,
+    /// Sub-requests that its guards may have under way.
+    pub auth_requests: Budget,
     /// When a reply last went out whole at once.
     quick: Cell<Option<Instant>>,
     /// Replies to requests that have come before.
@@ -131,6 +134,7 @@ impl Worker {
         let runtime = runtime.clone();
         let date = Cell::new((0, encode::http_date(0)));
         let (open_files, hot_files) = (Budget::new(limits.open_files), Budget::new(limits.hot_files));
+        let auth_requests = Budget::new(limits.auth_requests);
         let draining = Cell::new(false);
         let known_replies = KnownReplies::new();
         let quick = Cell::new(None);
@@ -141,6 +145,7 @@ impl Worker {
             access_log,
             open_files,
             hot_files,
+            auth_requests,
             known_replies,
             quick,
             send_path,
