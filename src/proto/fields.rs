@@ -13,6 +13,10 @@ pub struct Fields {
     spans: Vec<Span>,
 }
 
+/// A field that may stand only once stands more often.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Repeated;
+
 /// Where one field lies in the block. A head is bounded far below 4 GiB, so offsets are `u32`.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Span {
@@ -50,6 +54,16 @@ impl Fields {
     /// The values of every field of this name, in order: a list may come on several lines (RFC 9110 §5.3).
     pub fn get_all<'a>(&'a self, name: &'a str) -> impl Iterator<Item = &'a [u8]> + 'a {
         self.iter().filter(move |(n, _)| n.eq_ignore_ascii_case(name.as_bytes())).map(|(_, value)| value)
+    }
+
+    /// The value of a field that may stand only once.
+    ///
+    /// # Errors
+    /// It stands more than once, even with equal values: another program may go by another one of them.
+    pub fn get_single<'a>(&'a self, name: &'a str) -> Result<Option<&'a [u8]>, Repeated> {
+        let mut values = self.get_all(name);
+        let first = values.next();
+        if values.next().is_some() { Err(Repeated) } else { Ok(first) }
     }
 
     /// Whether a field of this name is there.
@@ -95,5 +109,8 @@ mod tests {
         assert_eq!(fields.get_all("If-None-Match").collect::<Vec<_>>(), [b"\"a\"", b"\"b\""]);
         assert_eq!(fields.get("rang"), None);
         assert_eq!(fields.len(), 3);
+        assert_eq!(fields.get_single("range"), Ok(Some(&b"bytes=0-"[..])));
+        assert_eq!(fields.get_single("if-none-match"), Err(Repeated));
+        assert_eq!(fields.get_single("rang"), Ok(None));
     }
 }

@@ -4,6 +4,7 @@
 //! modules import nothing of the rest of the crate, so each can be fuzzed, split at every byte and read on its own.
 #![forbid(unsafe_code)]
 
+pub mod bearer;
 pub mod conditional;
 pub mod content_coding;
 pub mod cors;
@@ -14,4 +15,8 @@ pub mod media_duration;
 pub mod media_type;
 pub mod pattern;
 pub mod range;
+pub mod resumable;
+pub mod signed_url;
 pub mod target;
+pub mod tus;
+pub mod upload_name;
