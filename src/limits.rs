@@ -651,8 +651,12 @@ mod tests {
     fn the_ceiling_is_the_sum_of_its_terms() {
         let limits = Limits { connections: 100, open_files: 0, ..Limits::default() };
         let ceiling = limits.memory_ceiling(2);
-        let worker =
-            4 * MIB + 256 * 16 * KIB + (64 + 64) * 512 * KIB + 100 * 512 + 100 * (8 + 2 * 32 + 16) * KIB + 3 * 16 * MIB
+        let worker = 4 * MIB
+            + 256 * 16 * KIB
+            + (64 + 64) * 512 * KIB
+            + 100 * 512
+            + 100 * (8 + 2 * 32 + 16) * KIB
+            + 3 * 16 * MIB
             + 256 * (8 + 16 + 16 + 8) * KIB;
         assert_eq!(ceiling.bytes(), 8 * MIB + MIB + 2 * 10_000 * KIB + 2 * worker);
         // 128 pages and one more, rounded up to 256 places.

@@ -28,6 +28,7 @@ use crate::driver::slot::{Event, Token};
 use crate::driver::uring::Uring;
 use crate::error::Error;
 use crate::handler::admin::Admin;
+use crate::handler::guard::Guard;
 use crate::handler::media::Media;
 use crate::http::connections::Connections;
 use crate::http::{MakeHandler, Worker};
@@ -585,8 +586,14 @@ fn obey_signals(signals: &SigSet, handle: &Handle, reread: &dyn Fn() -> Result<C
 fn with_configured(own: &Routes, config: &Config) -> Result<Routes, Error> {
     let mut routes = own.clone();
     for route in &config.routes {
-        let HandlerConfig::Media(media) = &route.handler;
-        routes.add(route.host.clone(), &route.prefix, Arc::new(Media::new(media.clone())?));
+        let (handler, cors): (Arc<dyn MakeHandler>, _) = match &route.handler {
+            HandlerConfig::Media(media) => (Arc::new(Media::new(media.clone())?), media.cors.as_deref()),
+        };
+        let handler = match &route.auth {
+            Some(auth) => Arc::new(Guard::around(auth.clone(), handler, cors)?),
+            None => handler,
+        };
+        routes.add(route.host.clone(), &route.prefix, handler);
     }
     Ok(routes)
 }

@@ -15,11 +15,10 @@ use http::Method;
 
 use super::address::{check_unix_path, host_and_port, resolve};
 use crate::error::Error;
+use crate::proto::signed_url;
 
 /// The shortest token, in characters: one that is drawn at random can't be guessed.
 const TOKEN_LEN: usize = 16;
-/// The shortest key, in characters. Half of what HMAC-SHA-256 makes of it (RFC 2104 §3), as hex digits carry four bits.
-const KEY_LEN: usize = 32;
 /// The longest line of either file.
 const LINE_LEN: usize = 512;
 /// The longest file, in bytes.
@@ -192,7 +191,9 @@ fn checked_target(text: &str, target: &str) -> Result<String, Error> {
 fn on_unix(text: &str, rest: &str) -> Result<RequestUrl, Error> {
     let (socket, target) = rest.split_once(":/").ok_or_else(|| not_a_url(text))?;
     if !socket.starts_with('/') {
-        return Err(Error::operator(format!("`{socket}` is not an absolute path: write http+unix:/PATH/TO/SOCKET:/PATH")));
+        return Err(Error::operator(format!(
+            "`{socket}` is not an absolute path: write http+unix:/PATH/TO/SOCKET:/PATH"
+        )));
     }
     let socket = PathBuf::from(socket);
     check_unix_path(&socket).map_err(Error::operator)?;
@@ -236,7 +237,9 @@ fn read_lines(path: &Path, check: fn(&str) -> Result<(), String>) -> Result<Vec<
         secrets.push(line.to_owned());
     }
     if secrets.is_empty() {
-        return Err(format!("{shown} has no line but comments: write at least one, such as `openssl rand -hex 32` makes"));
+        return Err(format!(
+            "{shown} has no line but comments: write at least one, such as `openssl rand -hex 32` makes"
+        ));
     }
     Ok(secrets)
 }
@@ -254,7 +257,7 @@ fn check_key(key: &str) -> Result<(), String> {
     if key.bytes().any(|byte| !byte.is_ascii_graphic()) {
         return Err(String::from("a key has only visible ASCII characters in it, and no blank"));
     }
-    check_len("key", key, KEY_LEN)
+    check_len("key", key, signed_url::MIN_SECRET_LEN)
 }
 
 fn check_len(what: &str, secret: &str, least: usize) -> Result<(), String> {
@@ -324,7 +327,8 @@ mod tests {
         let no_tls = "https is not spoken to other services: write http://HOST:PORT/PATH, of a service or a proxy on this \
                       machine or a network that can be trusted";
         check_url("https://a.example/check", Err(no_tls));
-        let not_one = |text| format!("`{text}` is not an address: write http://HOST:PORT/PATH or http+unix:SOCKET:/PATH");
+        let not_one =
+            |text| format!("`{text}` is not an address: write http://HOST:PORT/PATH or http+unix:SOCKET:/PATH");
         check_url("127.0.0.1:9000/check", Err(&not_one("127.0.0.1:9000/check")));
         check_url("http+unix:/run/a.sock", Err(&not_one("http+unix:/run/a.sock")));
         check_url("http://127.0.0.1:x/", Err("`x` is not a port: write a number from 0 to 65535"));
@@ -334,7 +338,10 @@ mod tests {
             "http://127.0.0.1/a b",
             Err("\"http://127.0.0.1/a b\" has a blank or a control character in it: encode it"),
         );
-        check_url("http://127.0.0.1/\r\nX:y", Err("\"http://127.0.0.1/\\r\\nX:y\" has a blank or a control character in it: encode it"));
+        check_url(
+            "http://127.0.0.1/\r\nX:y",
+            Err("\"http://127.0.0.1/\\r\\nX:y\" has a blank or a control character in it: encode it"),
+        );
         check_url("http+unix:a.sock:/", Err("`a.sock` is not an absolute path: write http+unix:/PATH/TO/SOCKET:/PATH"));
     }
 
@@ -368,15 +375,20 @@ mod tests {
     }
 
     #[test]
-    fn a_key_is_longer_than_a_token() {
+    fn a_key_may_have_any_visible_character() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("k");
         fs::write(&path, "0123456789abcdef0123456789abcde!\n").unwrap();
         assert_eq!(read_keys(&path), Ok(vec![String::from("0123456789abcdef0123456789abcde!")]));
-        fs::write(&path, "0123456789abcdef\n").unwrap();
         let shown = path.display();
-        let refusal = format!("{shown}:1: a key of 16 characters can be guessed: write at least 32");
-        assert_eq!(read_keys(&path), Err(refusal));
+        let refusals = [
+            ("0123456789abcde", "a key of 15 characters can be guessed: write at least 16"),
+            ("0123456789 abcdef", "a key has only visible ASCII characters in it, and no blank"),
+        ];
+        for (text, refusal) in refusals {
+            fs::write(&path, text).unwrap();
+            assert_eq!(read_keys(&path), Err(format!("{shown}:1: {refusal}")));
+        }
     }
 
     #[test]

@@ -64,8 +64,15 @@ pub(super) enum Section {
 
 impl Section {
     /// Every section that an operator writes keys in.
-    pub(super) const ALL: [Section; 7] =
-        [Section::Top, Section::Server, Section::Limits, Section::Route, Section::Media, Section::CacheRule, Section::Auth];
+    pub(super) const ALL: [Section; 7] = [
+        Section::Top,
+        Section::Server,
+        Section::Limits,
+        Section::Route,
+        Section::Media,
+        Section::CacheRule,
+        Section::Auth,
+    ];
 
     /// Its name, as the documentation and the errors call it.
     pub(super) fn name(self) -> &'static str {
@@ -268,11 +275,7 @@ fn auth(value: &Value<'_>, dir: &Path) -> Result<AuthConfig, Wrong> {
 }
 
 /// The path of a file whose lines can be used.
-fn secrets(
-    value: &Value<'_>,
-    dir: &Path,
-    read: fn(&Path) -> Result<Vec<String>, String>,
-) -> Result<PathBuf, Wrong> {
+fn secrets(value: &Value<'_>, dir: &Path, read: fn(&Path) -> Result<Vec<String>, String>) -> Result<PathBuf, Wrong> {
     let path = super::absolute(dir, Path::new(string(value)?)).map_err(|what| wrong(value, what))?;
     read(&path).map_err(|what| wrong(value, what))?;
     Ok(path)
@@ -631,6 +634,38 @@ mod tests {
         check_refused(&with("rate_factor = \"1.5\""), refusal);
         let refusal = "site.toml:4: content_types: types are a table: write { mp4 = \"video/mp4\" }";
         check_refused(&with("content_types = \"video/mp4\""), refusal);
+    }
+
+    #[test]
+    fn a_wrong_auth_table_is_told_with_its_line() {
+        let with = |keys: &str| format!("[[route]]\nmedia.root = \"media\"\n[route.auth]\n{keys}");
+        let refusal = "site.toml:3: auth lets nobody in: write tokens, signing_keys or request";
+        check_refused(&with("methods = \"POST\""), refusal);
+        check_refused(&with("token = \"a\""), "site.toml:4: unknown key `token` in auth: write `tokens`");
+        let service = "request = \"http://127.0.0.1:9\"\n";
+        let refusal = "site.toml:4: request: https is not spoken to other services: write http://HOST:PORT/PATH, of a service or \
+                       a proxy on this machine or a network that can be trusted";
+        check_refused(&with("request = \"https://127.0.0.1:9\""), refusal);
+        let refusal = "site.toml:5: request_timeout: 0ns is out of bounds: write 1ms to 1m";
+        check_refused(&with(&format!("{service}request_timeout = 0")), refusal);
+        let refusal = "site.toml:5: request_timeout: 61s is out of bounds: write 1ms to 1m";
+        check_refused(&with(&format!("{service}request_timeout = \"61s\"")), refusal);
+        let refusal =
+            "site.toml:6: methods: `post` is not a method: write some of GET, POST, PUT, PATCH, DELETE, TRACE";
+        check_refused(&with(&format!("{service}methods = [\n\"post\"]")), refusal);
+        let refusal =
+            "site.toml:5: methods: OPTIONS is never guarded, as a preflight carries no authorisation: leave it out";
+        check_refused(&with(&format!("{service}methods = [\"OPTIONS\"]")), refusal);
+        let refusal = "site.toml:5: methods: HEAD is guarded with GET: write GET";
+        check_refused(&with(&format!("{service}methods = [\"HEAD\"]")), refusal);
+        let refusal = "site.toml:3: methods: none is guarded: write at least one, or leave it out for all";
+        check_refused(&with(&format!("{service}methods = []")), refusal);
+        let refusal = "site.toml:4: signing_keys: an integer stands here: write a string, in quotes";
+        check_refused(&with("signing_keys = 1"), refusal);
+        // The file itself is no token: its first line says so.
+        let refusal =
+            "site.toml:4: tokens: site.toml:1: a token has only letters, digits and -._~+/ in it, and = at its end";
+        check_refused(&with("tokens = \"site.toml\""), refusal);
     }
 
     #[test]

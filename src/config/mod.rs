@@ -306,8 +306,9 @@ impl Overrides {
             Some(root) => {
                 let mut route = RouteConfig::media("/", self.media_at(root)?);
                 // Another folder does not open to everybody what the file guards.
-                let replaced = config.routes.extract_if(.., |other| other.answers_as(&route));
-                route.auth = replaced.filter_map(|other| other.auth).next();
+                if let Some(at) = config.routes.iter().position(|other| other.answers_as(&route)) {
+                    route.auth = config.routes.remove(at).auth;
+                }
                 config.routes.insert(0, route);
             }
             None => config.routes.iter_mut().for_each(|route| match &mut route.handler {
@@ -417,12 +418,15 @@ mod tests {
 
     /// What the documentation has to say is this key's default.
     fn default_of(key: &str) -> String {
-        let config = Config { routes: vec![RouteConfig::media("/", MediaConfig::new("/srv"))], ..Config::default() };
+        let mut route = RouteConfig::media("/", MediaConfig::new("/srv"));
+        route.auth = Some(AuthConfig::default());
+        let config = Config { routes: vec![route], ..Config::default() };
         let written = config.to_toml();
         let value = written.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix(" = "));
         match (key, value) {
             ("workers", _) => String::from("one for each processor"),
             ("root" | "media" | "pattern" | "value", _) => String::from("required"),
+            ("methods", None) => String::from("all but `OPTIONS`"),
             (_, Some(value)) => format!("`{value}`"),
             (_, None) => String::from("none"),
         }

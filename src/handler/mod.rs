@@ -1,4 +1,5 @@
 //! Handlers: each answers requests of one kind, and none knows another.
 
 pub mod admin;
+pub mod guard;
 pub mod media;
