@@ -398,6 +398,7 @@ mod tests {
     use super::file::Section;
     use super::*;
     use std::collections::BTreeSet;
+    use std::time::Duration;
 
     const DOCUMENTATION: &str = include_str!("../../docs/CONFIG.md");
 
@@ -559,6 +560,15 @@ mod tests {
             rate_burst: 0,
             ..MediaConfig::new(dir.path())
         };
+        let (tokens, keys) = (dir.path().join("tokens"), dir.path().join("keys"));
+        [&tokens, &keys].into_iter().for_each(|path| std::fs::write(path, "0123456789abcdef").unwrap());
+        config.routes[0].auth = Some(AuthConfig {
+            tokens: Some(tokens),
+            signing_keys: Some(keys),
+            request: Some("http://[::1]:9/check?a=\"b\"".parse().unwrap()),
+            request_timeout: Duration::from_millis(1500),
+            methods: Some(vec![http::Method::POST, http::Method::GET]),
+        });
         config.check().unwrap();
         check_round_trip(&config);
 

@@ -828,7 +828,7 @@ fn a_connect_reaches_who_listens_there(mut stage: Stage) {
 
 fn a_connect_to_nobody_is_refused(mut stage: Stage) {
     for (address, backend) in stage.backends() {
-        drop(backend);
+        let _refusing = backend.stop();
         let socket = stage.driver.stream_socket(address.family()).unwrap();
         let connect = stage.submit(Op::Connect { socket, to: address });
         assert_eq!(stage.finish(connect).result.unwrap_err().kind(), io::ErrorKind::ConnectionRefused);
@@ -1364,6 +1364,17 @@ impl Listener {
 }
 
 impl Elsewhere {
+    /// Listens no more. What is returned keeps the address, so that nobody else gets it.
+    fn stop(self) -> Option<Self> {
+        let fd = match &self {
+            Elsewhere::Fake(_) => return None,
+            Elsewhere::Tcp(listener) => listener.as_raw_fd(),
+            Elsewhere::Unix(listener) => listener.as_raw_fd(),
+        };
+        nix::sys::socket::shutdown(fd, nix::sys::socket::Shutdown::Read).unwrap();
+        Some(self)
+    }
+
     #[track_caller]
     fn accept(&self) -> Peer {
         self.try_accept().expect("a connection")
