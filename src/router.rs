@@ -3,7 +3,7 @@
 //! The most specific wins: a route for the request's host before one for any host, and then the longest prefix. Prefixes end
 //! at a segment's border: `/media` takes `/media` and `/media/a`, never `/mediator`. They are decoded, and a request may spell
 //! them in any way that decodes to them: `/a b` takes `/a%20b`. A path that belongs to another route once its `.`, `..` and empty
-//! segments are gone belongs to none: what is guarded at `/a` must not be reached as `//a` through the route around it.
+//! segments are gone is refused: what is guarded at `/a` must not be reached as `//a` through the route around it.
 
 use std::rc::Rc;
 use std::sync::Arc;
@@ -120,7 +120,7 @@ impl Handler for Router {
             Some((index, len)) if self.keeps(index, host, request.path()) => {
                 self.0[index].handler.call(request.routed(len))
             }
-            Some(_) => Response::text(StatusCode::NOT_FOUND, "Nothing is served here.").into(),
+            Some(_) => Response::text(StatusCode::BAD_REQUEST, "The path leads to another route.").into(),
             None if request.path() == "*" => {
                 Response::new(StatusCode::NO_CONTENT).field("Allow", "GET, HEAD, OPTIONS").into()
             }
@@ -196,7 +196,7 @@ mod tests {
     }
 
     #[test]
-    fn a_path_that_means_another_routes_is_nobodys() {
+    fn a_path_that_means_another_routes_is_refused() {
         for path in ["/", "/a", "/a/b", "/a/b/c", "/c//d", "/c/../d", "/a/./c", "/a//", "/a/c/../d", "/%61/b/.x", "/.a"]
         {
             check_keeps(path, true);

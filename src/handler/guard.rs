@@ -39,6 +39,9 @@ pub struct Guard {
     handler: Arc<dyn MakeHandler>,
 }
 
+/// The reply to who may not ask.
+type Refused = Box<Response>;
+
 /// Who may ask.
 struct Policy {
     config: AuthConfig,
@@ -108,12 +111,12 @@ impl Handler for Guarded {
             Err(refusal) => refusal,
         };
         if self.policy.service.is_none() {
-            return self.policy.share(&request, refusal).into();
+            return self.policy.share(&request, *refusal).into();
         }
         let (policy, handler, worker) = (self.policy.clone(), self.handler.clone(), self.worker.clone());
         Answer::Later(Box::pin(async move {
             if let Err(refusal) = policy.ask(&request, &worker).await {
-                return policy.share(&request, refusal);
+                return policy.share(&request, *refusal);
             }
             match unrepeated(handler.call(request)) {
                 Answer::Now(response) => response,
@@ -133,7 +136,7 @@ fn unrepeated(answer: Answer) -> Answer {
 
 impl Policy {
     /// Whether the request itself shows that it may pass; else how it is refused, should nobody else vouch for it.
-    fn check(&self, request: &Request, worker: &Worker) -> Result<(), Response> {
+    fn check(&self, request: &Request, worker: &Worker) -> Result<(), Refused> {
         let by_token = bearer::check(request.fields(), &self.tokens);
         let now = worker.wall_clock().duration_since(UNIX_EPOCH).unwrap_or(Duration::ZERO).as_secs();
         let by_link = || signed_url::verify(&self.keys, request.method(), request.path(), request.query(), now);
@@ -144,31 +147,32 @@ impl Policy {
         };
         let takes_no_token = self.tokens.is_empty();
         if by_link != signed_url::Refusal::Missing || takes_no_token {
-            return Err(refusal(by_link.status(), &by_link));
+            return Err(Box::new(refusal(by_link.status(), &by_link)));
         }
-        Err(refusal(by_token.status(), &by_token).field("WWW-Authenticate", by_token.challenge(REALM)))
+        let refusal = refusal(by_token.status(), &by_token);
+        Err(Box::new(refusal.field("WWW-Authenticate", by_token.challenge(REALM))))
     }
 
     /// Whether the service lets the request pass.
-    async fn ask(&self, request: &Request, worker: &Worker) -> Result<(), Response> {
+    async fn ask(&self, request: &Request, worker: &Worker) -> Result<(), Refused> {
         let Some(service) = &self.service else { return Ok(()) };
         let lines = service.lines(request)?;
         let Some(_share) = worker.auth_requests.take(1) else {
             let why = "Too many requests wait for their authorisation.";
-            return Err(Response::text(StatusCode::SERVICE_UNAVAILABLE, why).field("Retry-After", "1"));
+            return Err(Box::new(Response::text(StatusCode::SERVICE_UNAVAILABLE, why).field("Retry-After", "1")));
         };
         match client::ask(&worker.runtime, &service.address, lines, service.timeout).await {
             Ok(reply) => verdict(reply).map_err(|status| {
                 tracing::warn!(service = %service.url, %status, "the authorisation service answered neither yes nor no");
-                unanswered(StatusCode::BAD_GATEWAY)
+                Box::new(unanswered(StatusCode::BAD_GATEWAY))
             })?,
             Err(NoReply::Late) => {
                 tracing::warn!(service = %service.url, "the authorisation service did not answer in time");
-                Err(unanswered(StatusCode::GATEWAY_TIMEOUT))
+                Err(Box::new(unanswered(StatusCode::GATEWAY_TIMEOUT)))
             }
             Err(NoReply::Broken(error)) => {
                 tracing::warn!(service = %service.url, error = error.report(), "the authorisation service gave no answer");
-                Err(unanswered(StatusCode::BAD_GATEWAY))
+                Err(Box::new(unanswered(StatusCode::BAD_GATEWAY)))
             }
         }
     }
@@ -192,7 +196,7 @@ impl Service {
     }
 
     /// What it is asked: who the client says that it is, and what it wants.
-    fn lines(&self, request: &Request) -> Result<RequestLines, Response> {
+    fn lines(&self, request: &Request) -> Result<RequestLines, Refused> {
         let mut lines = RequestLines::get(&self.url.target, &self.url.host);
         lines.field("X-Original-URI", request.target().as_bytes());
         lines.field("X-Original-Method", request.method().as_str().as_bytes());
@@ -206,10 +210,10 @@ impl Service {
 }
 
 /// The fields that a service judges by.
-fn repeated(fields: &Fields) -> Result<Vec<(&'static str, &[u8])>, Response> {
+fn repeated(fields: &Fields) -> Result<Vec<(&'static str, &[u8])>, Refused> {
     let Ok(authorization) = fields.get_single("Authorization") else {
         // Which one counts, two servers may decide in two ways.
-        return Err(refusal(StatusCode::BAD_REQUEST, &"the Authorization field comes more than once"));
+        return Err(Box::new(refusal(StatusCode::BAD_REQUEST, &"the Authorization field comes more than once")));
     };
     let cookies = fields.get_all("Cookie").map(|value| ("Cookie", value));
     let all: Vec<_> = authorization.map(|value| ("Authorization", value)).into_iter().chain(cookies).collect();
@@ -217,19 +221,19 @@ fn repeated(fields: &Fields) -> Result<Vec<(&'static str, &[u8])>, Response> {
     let len: usize = all.iter().map(|(name, value)| name.len() + value.len() + 4).sum();
     if len > Limits::SUBREQUEST_FIELDS_LEN {
         let why = "Authorization and Cookie are too long together.";
-        return Err(Response::text(StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, why));
+        return Err(Box::new(Response::text(StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, why)));
     }
     Ok(all)
 }
 
 /// What a reply of the service means; `Err` is a status that means nothing here.
-fn verdict(reply: ReplyHead) -> Result<Result<(), Response>, StatusCode> {
+fn verdict(reply: ReplyHead) -> Result<Result<(), Refused>, StatusCode> {
     match reply.status {
         status if status.is_success() => Ok(Ok(())),
         status @ (StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN) => {
             let refused = refusal(status, &"authorisation is needed");
             let challenged = |refused: Response, value: Vec<u8>| refused.field("WWW-Authenticate", value);
-            Ok(Err(reply.challenges.into_iter().fold(refused, challenged)))
+            Ok(Err(Box::new(reply.challenges.into_iter().fold(refused, challenged))))
         }
         status => Err(status),
     }
