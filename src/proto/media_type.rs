@@ -69,7 +69,7 @@ pub fn matches(pattern: &str, media_type: &str) -> bool {
     }
 }
 
-/// Whether `pattern` is one that [`matches`] understands.
+/// Whether `pattern` is one that [`matches()`] understands.
 ///
 /// # Errors
 /// It is not; the text says what to write instead.

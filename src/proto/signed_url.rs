@@ -355,6 +355,10 @@ mod tests {
         check(Method::GET, "/live/a/", &with(""), Err(Refusal::Invalid));
         let path = signed(Access::Read, "/live/a", None);
         check(Method::GET, "/live/a/b", &format!("prefix=/live/a/&{path}"), Err(Refusal::Invalid));
+        // Not even the key's owner opens `/live/ab` by half a name.
+        let half = mac(&key(1), Access::Read, EXPIRES, Scope::Prefix(b"/live/a"), &[]).finalize().into_bytes();
+        let half = format!("expires={EXPIRES}&prefix=/live/a&signature={}", URL_SAFE_NO_PAD.encode(half));
+        check(Method::GET, "/live/ab", &half, Err(Refusal::Invalid));
     }
 
     #[test]

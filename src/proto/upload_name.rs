@@ -33,13 +33,13 @@ pub fn clean(raw: &str) -> Result<String, NameRefusal> {
     }
 }
 
-/// The `n`th name for a file whose name is taken: `film.mp4` becomes `film-2.mp4`.
+/// The `n`th name for a file whose name, a clean one, is taken: `film.mp4` becomes `film-2.mp4`.
 ///
 /// What stands before the extension is cut, between characters, until the whole fits into [`NAME_MAX`]. An extension
 /// that leaves no room is not taken for one.
 pub fn numbered(name: &str, n: u32) -> String {
     let (stem, extension) = match name.rfind('.') {
-        Some(dot) if dot > 0 && name.len() - dot <= LONGEST_KEPT_EXTENSION => name.split_at(dot),
+        Some(dot) if name.len() - dot <= LONGEST_KEPT_EXTENSION => name.split_at(dot),
         _ => (name, ""),
     };
     let number = format!("-{n}");
