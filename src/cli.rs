@@ -6,6 +6,8 @@
 //!
 //! Exit codes: 0 for done, 1 when `check` found something wrong or the server failed, 2 for wrong use.
 
+mod sign;
+
 use std::env;
 use std::ffi::OsString;
 use std::io::{self, Write};
@@ -13,6 +15,7 @@ use std::num::NonZero;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::str::FromStr;
+use std::time::SystemTime;
 
 use clap::Parser;
 use clap::error::ErrorKind;
@@ -52,6 +55,13 @@ pub fn main() -> ExitCode {
             }
             Err(error) => fail(&error, 1),
         },
+        Command::Sign(arguments) => match arguments.run(&process_environment, SystemTime::now()) {
+            Ok(url) => {
+                let _ = io::stdout().write_all(format!("{url}\n").as_bytes());
+                ExitCode::SUCCESS
+            }
+            Err(error) => fail(&error, error.exit_code()),
+        },
     }
 }
 
@@ -89,7 +99,7 @@ fn fail_to(stream: &mut dyn Write, error: &Error, code: u8) -> ExitCode {
 }
 
 #[derive(Debug, Parser)]
-#[command(name = "highwater", version, about, after_help = AFTER_HELP)]
+#[command(name = "highwater", version, about)]
 struct Arguments {
     #[command(subcommand)]
     command: Command,
@@ -107,6 +117,8 @@ enum Command {
     /// Print the resolved configuration and the memory ceiling, or what is wrong and where
     #[command(after_help = AFTER_HELP)]
     Check(Flags),
+    /// Print a URL that opens what is guarded by signing_keys, for a while
+    Sign(sign::Arguments),
 }
 
 /// What may be said on the command line, as it was written. A field's name gives the flag, and the flag its variable.
@@ -364,8 +376,10 @@ mod tests {
     ";
 
     fn media_of(config: &Config) -> &MediaConfig {
-        let HandlerConfig::Media(media) = &config.routes[0].handler;
-        media
+        match &config.routes[0].handler {
+            HandlerConfig::Media(media) => media,
+            other => panic!("no media route: {other:?}"),
+        }
     }
 
     /// How each flag, and with it its variable, shows in the configuration: flag, the file's value (`None` where the file
@@ -440,7 +454,7 @@ mod tests {
     fn every_flag_has_its_row_and_its_place_in_the_documentation() {
         let command = Arguments::command();
         let documentation = include_str!("../docs/CONFIG.md");
-        for subcommand in command.get_subcommands() {
+        for subcommand in command.get_subcommands().filter(|subcommand| is_configured(subcommand)) {
             for flag in subcommand.get_arguments().filter_map(|argument| argument.get_long()) {
                 // These two have tests of their own: one is no value, the other no part of the configuration.
                 let tested = ROWS.iter().any(|row| row.0 == flag) || ["listing", "config"].contains(&flag);
@@ -450,6 +464,26 @@ mod tests {
                     documentation.lines().find(|l| l.starts_with(&line)).unwrap_or_else(|| panic!("--{flag}"));
                 assert!(documented.contains(&format!("`{}`", variable(flag))), "{documented}");
             }
+        }
+    }
+
+    /// Whether its flags are configuration, with a variable and a key each.
+    fn is_configured(subcommand: &clap::Command) -> bool {
+        ["serve", "check"].contains(&subcommand.get_name())
+    }
+
+    #[test]
+    fn every_flag_that_is_no_configuration_is_documented_with_its_subcommand() {
+        let command = Arguments::command();
+        let documentation = include_str!("../docs/CONFIG.md");
+        for subcommand in command.get_subcommands().filter(|subcommand| !is_configured(subcommand)) {
+            let name = subcommand.get_name();
+            let (_, section) = documentation.split_once(&format!("\n## `highwater {name}`\n")).expect(name);
+            let section = section.split("\n## ").next().unwrap();
+            let mut documented: Vec<&str> = section.split("\n| `--").skip(1).collect();
+            documented.iter_mut().for_each(|row| *row = row.split(['`', ' ']).next().unwrap());
+            let flags: Vec<&str> = subcommand.get_arguments().filter_map(|argument| argument.get_long()).collect();
+            assert_eq!(documented, flags, "{name}");
         }
     }
 
@@ -485,10 +519,9 @@ mod tests {
         let places: Vec<_> = config.routes.iter().map(|r| (r.host.as_deref(), r.prefix.as_str())).collect();
         assert_eq!(places, [(None, "/"), (None, "/a"), (Some("b.example"), "/")]);
         assert_eq!(media_of(&config).root, case.dir.path().join("media"));
-        let listed = config.routes.iter().filter(|route| {
-            let HandlerConfig::Media(media) = &route.handler;
-            media.listing || media.cors.is_some()
-        });
+        let listed = config.routes.iter().filter(
+            |route| matches!(&route.handler, HandlerConfig::Media(media) if media.listing || media.cors.is_some()),
+        );
         assert_eq!(listed.count(), 1, "--listing and --cors are the root's alone");
     }
 
@@ -567,12 +600,27 @@ mod tests {
 
     #[test]
     fn what_check_prints_reads_back_as_the_same_configuration() {
-        let case = Case::new(SITE);
+        let guard = "auth = { tokens = \"t\", signing_keys = \"k\", request = \"http://127.0.0.1:9/a\", request_timeout = \"2s\", \
+                     methods = [\"POST\", \"GET\"] }";
+        let case = Case::new(&format!("{SITE}[[route]]\nprefix = \"/b\"\nmedia.root = \"media\"\n{guard}\n"));
+        fs::write(case.path("@/t"), "0123456789abcdef").unwrap();
+        fs::write(case.path("@/k"), "0123456789abcdef0123456789abcdef").unwrap();
         let config =
             case.resolve("@/media --config @/site.toml --listen unix:a.sock --high-water-mark 1MiB", &[]).unwrap();
         let printed = case.dir.path().join("printed.toml");
         fs::write(&printed, checked(&config)).unwrap();
         assert_eq!(case.resolve("--config @/printed.toml", &[]).unwrap(), config);
+        let auth = config.routes.iter().find_map(|route| route.auth.as_ref()).unwrap();
+        assert_eq!(auth.tokens.as_deref(), Some(Path::new(&case.path("@/t"))));
+        assert_eq!((auth.request_timeout.as_secs(), auth.methods.as_ref().map(Vec::len)), (2, Some(2)));
+    }
+
+    #[test]
+    fn a_root_in_the_place_of_a_guarded_route_is_guarded_too() {
+        let case = Case::new("[[route]]\nmedia.root = \".\"\nauth.request = \"http://127.0.0.1:9/\"\n");
+        let config = case.resolve("@/media --config @/site.toml", &[]).unwrap();
+        assert_eq!(media_of(&config).root, case.dir.path().join("media"));
+        assert!(config.routes.len() == 1 && config.routes[0].auth.is_some());
     }
 
     #[test]
@@ -595,6 +643,7 @@ mod tests {
 #     hot files               16.0 MiB
 #     listings                16.0 MiB
 #     forms                   16.0 MiB
+#     authorisations          12.0 MiB  256 × 48.0 KiB
 # beside it in the kernel, at most: 4.9 GiB
 #   worker, 2 times
 #     send queues              2.4 GiB  10000 × 256.0 KiB

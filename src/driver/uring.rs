@@ -21,7 +21,7 @@ use io_uring::{IoUring, Probe, cqueue, opcode, squeue};
 use self::poll::{Polls, Step};
 use self::zero_copy::Sends;
 use super::buf::{Buf, BufferPool};
-use super::op::{Closing, Expect, Op, Opening, Taken, WriteFrom};
+use super::op::{Closing, Expect, Family, Op, Opening, Taken, WriteFrom};
 use super::pipe::{Pipe, PipePool};
 use super::slot::{Owner, Slot, SlotTable};
 use super::{Advice, Driver, DriverCounts, FileStat, More, Setup, SocketOption, Wait, sys};
@@ -100,7 +100,7 @@ impl Uring {
     fn push(&mut self, entry: &squeue::Entry) {
         self.counts.submissions += 1;
         loop {
-            // SAFETY: everything that the entry points to (buffer, path, open_how) is owned by its slot until the terminal
+            // SAFETY: everything that the entry points to (buffer, path, open_how, address) is owned by its slot until the terminal
             // completion, at addresses that do not move; a cancellation points to nothing.
             if unsafe { self.ring.submission().push(entry) }.is_ok() {
                 return;
@@ -125,6 +125,10 @@ impl Uring {
                     let null = std::ptr::null_mut();
                     opcode::Accept::new(Fd(*listener), null, std::ptr::null_mut()).flags(flags).build()
                 }
+            }
+            Op::Connect { socket, to } => {
+                let (address, len) = to.raw();
+                opcode::Connect::new(Fd(*socket), address, len).build()
             }
             Op::Receive { socket, expect } => {
                 let ioprio = match expect {
@@ -330,6 +334,10 @@ impl Driver for Uring {
         sys::try_lock(file)
     }
 
+    fn stream_socket(&mut self, family: Family) -> io::Result<RawFd> {
+        sys::stream_socket(family)
+    }
+
     fn receive(&mut self, socket: RawFd, buf: &mut Buf, len: usize) -> io::Result<usize> {
         let len = len.min(buf.spare_len());
         let received = sys::receive(socket, &mut buf.spare_mut()[..len])?;
@@ -518,6 +526,7 @@ fn require_operations(ring: &IoUring) -> io::Result<Probe> {
     ring.submitter().register_probe(&mut probe)?;
     let required = [
         ("accept", opcode::Accept::CODE),
+        ("connect", opcode::Connect::CODE),
         ("recv", opcode::Recv::CODE),
         ("read", opcode::Read::CODE),
         ("read_fixed", opcode::ReadFixed::CODE),

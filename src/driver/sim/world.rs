@@ -9,13 +9,14 @@ use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::ops::Range;
 use std::os::fd::{OwnedFd, RawFd};
-use std::rc::Rc;
+use std::rc::{Rc, Weak};
 use std::time::{Duration, Instant, SystemTime};
 
 use super::files::{Content, Directory, File, Node};
-use super::net::{Client, Listener, ServerSide};
+use super::net::{Backend, Client, Listener, ServerSide};
 use super::pipes::Queue;
 use super::random::Random;
+use crate::driver::op::RemoteAddress;
 
 /// Descriptors start here, far from any real one; see [`World::open_descriptors`] for why none is used twice.
 pub(super) const FIRST_DESCRIPTOR: RawFd = 1_000_000;
@@ -130,6 +131,8 @@ pub struct World {
     next_descriptor: Cell<RawFd>,
     descriptor_limit: Cell<usize>,
     next_client: Cell<u32>,
+    /// Servers that the one under test may connect to.
+    backends: RefCell<Vec<(RemoteAddress, Weak<Backend>)>>,
     root: Rc<Directory>,
     next_inode: Cell<u64>,
     /// Bytes that files of the server's own may still take.
@@ -172,6 +175,7 @@ impl World {
             next_descriptor: Cell::new(FIRST_DESCRIPTOR),
             descriptor_limit: Cell::new(usize::MAX),
             next_client: Cell::default(),
+            backends: RefCell::default(),
             root: Directory::new(1),
             next_inode: Cell::new(2),
             free_space: Rc::new(Cell::new(1 << 40)),
@@ -238,6 +242,13 @@ impl World {
         let ports = u32::from(u16::MAX - FIRST_PORT);
         let address = Ipv4Addr::from_bits(Ipv4Addr::new(192, 0, 2, 1).to_bits() + number / ports);
         Some(object.listener().connect(SocketAddr::from((address, FIRST_PORT + (number % ports) as u16))))
+    }
+
+    /// A server at this address, until it is dropped; then a connect is refused, as before.
+    pub fn serve(&self, address: RemoteAddress) -> Rc<Backend> {
+        let backend = Rc::<Backend>::default();
+        self.backends.borrow_mut().push((address, Rc::downgrade(&backend)));
+        backend
     }
 
     /// Adds a directory; those above it have to be there. All paths begin at the root, without a slash.
@@ -408,8 +419,16 @@ impl Object {
     #[track_caller]
     pub fn socket(&self) -> &ServerSide {
         match self {
-            Object::Socket(socket) => socket,
+            Object::Socket(socket) if socket.get().is_connected => socket,
             _ => panic!("sim: {self:?} is no connected socket"),
+        }
+    }
+
+    #[track_caller]
+    pub fn unconnected(&self) -> &ServerSide {
+        match self {
+            Object::Socket(socket) if !socket.get().is_connected => socket,
+            _ => panic!("sim: {self:?} is no socket that could be connected"),
         }
     }
 
@@ -498,6 +517,13 @@ impl World {
             b"/" => self.root.resolve(b"."),
             _ => self.root.resolve(path.strip_prefix(b"/").unwrap_or(path)),
         }
+    }
+
+    /// Who answers at an address; `upgrade` finds nobody where nobody does.
+    pub(super) fn backend(&self, address: &RemoteAddress) -> Weak<Backend> {
+        let mut backends = self.backends.borrow_mut();
+        backends.retain(|(_, backend)| backend.strong_count() > 0);
+        backends.iter().find(|(own, _)| own == address).map(|(_, backend)| backend.clone()).unwrap_or_default()
     }
 
     /// Opens a directory entry, as openat2(2) would once a number was found and the path is resolved.

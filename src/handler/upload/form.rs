@@ -97,7 +97,7 @@ struct Received {
     draft: Draft,
     size: u64,
     media_type: &'static str,
-    sha256: String,
+    sha256: Option<String>,
 }
 
 impl Reception {
@@ -132,7 +132,7 @@ impl Reception {
         }
         let draft = Draft::create(&self.folder, &self.folder).await;
         let draft = draft.map_err(|error| Refusal::failed("a file can't be made", error))?;
-        let sink = Sink::new(draft.file.clone());
+        let sink = Sink::new(draft.file.clone(), self.inbox.config.sha256);
         self.part = Some(Part::File(Box::new(Incoming { field, file_name: cleaned, draft, sink })));
         Ok(())
     }

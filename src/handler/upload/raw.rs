@@ -103,7 +103,7 @@ async fn receive(
     mut reservation: Option<Reservation>,
 ) -> Result<(Sink, Option<Reservation>), Refusal> {
     let mut intake = inbox.intake();
-    let mut sink = Sink::new(file.clone());
+    let mut sink = Sink::new(file.clone(), inbox.config.sha256);
     let mut left = inbox.config.file_len;
     let length_is_known = body.remaining().is_some();
     loop {

@@ -22,7 +22,8 @@ pub(super) struct Stored {
     #[serde(rename = "type")]
     pub media_type: Cow<'static, str>,
     /// The digest of its bytes, in hexadecimal.
-    pub sha256: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub sha256: Option<String>,
     /// What the client called it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub file_name: Option<String>,

@@ -20,7 +20,8 @@ pub(super) struct Sink {
     writes: VecDeque<Write>,
     /// What a write failed with: behind it, nothing counts as written.
     error: Option<i32>,
-    hash: Sha256,
+    /// The digest of all bytes so far, if it is wanted.
+    hash: Option<Sha256>,
     /// The first bytes, until they have told what the file is.
     start: Option<Vec<u8>>,
     media_type: Option<&'static str>,
@@ -28,12 +29,12 @@ pub(super) struct Sink {
 
 impl Sink {
     /// Into an empty file.
-    pub fn new(file: Rc<File>) -> Self {
-        Sink { start: Some(Vec::new()), ..Sink::resume(file, 0, Sha256::new()) }
+    pub fn new(file: Rc<File>, is_hashed: bool) -> Self {
+        Sink { start: Some(Vec::new()), ..Sink::resume(file, 0, is_hashed.then(Sha256::new)) }
     }
 
     /// Behind the first `len` bytes of a file, which have this digest.
-    pub fn resume(file: Rc<File>, len: u64, hash: Sha256) -> Self {
+    pub fn resume(file: Rc<File>, len: u64, hash: Option<Sha256>) -> Self {
         Sink { file, len, writes: VecDeque::new(), error: None, hash, start: None, media_type: None }
     }
 
@@ -52,7 +53,9 @@ impl Sink {
                 self.start = None;
             }
         }
-        self.hash.update(&*piece);
+        if let Some(hash) = &mut self.hash {
+            hash.update(&*piece);
+        }
         let len = piece.len() as u64;
         self.writes.push_back(self.file.write(self.len, piece.into_write()));
         self.len += len;
@@ -85,13 +88,13 @@ impl Sink {
     }
 
     /// The digest of all bytes so far.
-    pub fn hash(&self) -> &Sha256 {
-        &self.hash
+    pub fn hash(&self) -> Option<&Sha256> {
+        self.hash.as_ref()
     }
 
     /// The same in hexadecimal.
-    pub fn sha256(&self) -> String {
-        super::hex(&self.hash.clone().finalize())
+    pub fn sha256(&self) -> Option<String> {
+        self.hash.clone().map(|hash| super::hex(&hash.finalize()))
     }
 
     fn poll_down_to(&mut self, most: usize, cx: &mut Context<'_>) -> Poll<io::Result<()>> {

@@ -113,7 +113,7 @@ impl Held {
             concat: wish.concat,
             ..Record::default()
         };
-        record.advance(0, &Sha256::new());
+        record.advance(0, inbox.config.sha256.then(Sha256::new).as_ref());
         let held = Held { inbox: inbox.clone(), id, folder, store, file: Some(file), record, lock };
         let begun = match held.begin().await {
             Ok(()) => held.save().await,
@@ -190,7 +190,7 @@ impl Held {
     pub fn describe(&self, head: &mut ResponseHead, route: &str) {
         if let Some(placed) = &self.record.stored {
             head.field("Content-Location", self.inbox.url_of(route, &placed.path).as_bytes());
-            if let Some(digest) = unhex(&placed.sha256) {
+            if let Some(digest) = placed.sha256.as_deref().and_then(unhex) {
                 head.field_fmt("Repr-Digest", format_args!("sha-256=:{}:", STANDARD.encode(digest)));
             }
         }
@@ -237,10 +237,7 @@ impl Held {
             return Err(Refusal::too_large(self.record.offset + most));
         }
         let reservation = self.inbox.admit(announced)?;
-        let hash = match self.record.hash() {
-            Some(hash) => hash,
-            None => self.hash_again(&file).await?,
-        };
+        let hash = self.hash(&file).await?;
         let begun = self.record.offset;
         let mut stream = Stream {
             end: begun + most,
@@ -342,10 +339,7 @@ impl Held {
                 name
             }
         };
-        let hash = match self.record.hash() {
-            Some(hash) => hash,
-            None => self.hash_again(&file).await?,
-        };
+        let hash = self.hash(&file).await?;
         let target = Target { directory: self.record.directory.clone(), name };
         let directory = target.open(&self.folder).await?;
         let config = &self.inbox.config;
@@ -353,7 +347,7 @@ impl Held {
         let draft = Draft::kept(file);
         let name = draft.place(&self.folder, &directory, &target.name, config.on_conflict, config.fsync).await;
         let path = target.path_of(&name.map_err(failed)?);
-        let sha256 = hex(&hash.finalize());
+        let sha256 = hash.map(|hash| hex(&hash.finalize()));
         self.record.stored = Some(Placed { path, sha256, media_type: media_type.to_owned() });
         self.save().await.map_err(failed)?;
         self.file = None;
@@ -371,14 +365,20 @@ impl Held {
         Ok(media_type::sniff(&buf))
     }
 
-    /// The digest of what is there, from the bytes: a record of another program's has a state that means nothing here.
-    async fn hash_again(&self, file: &Rc<File>) -> Result<Sha256, Refusal> {
+    /// The digest of what is there, if one is wanted; from the bytes, where the record's state means nothing here.
+    async fn hash(&self, file: &Rc<File>) -> Result<Option<Sha256>, Refusal> {
+        if !self.inbox.config.sha256 {
+            return Ok(None);
+        }
+        if let Some(hash) = self.record.hash() {
+            return Ok(Some(hash));
+        }
         let mut hash = Sha256::new();
         let mut pieces = Pieces::of(file.clone(), self.record.offset);
         while let Some(piece) = pieces.next(&self.inbox).await? {
             hash.update(&*piece);
         }
-        Ok(hash)
+        Ok(Some(hash))
     }
 
     /// Makes the upload one of these partial ones, one behind the other.
@@ -397,7 +397,7 @@ impl Held {
     async fn copy(&mut self, parts: Vec<Pieces>) -> Result<(), Refusal> {
         let Some(file) = self.file.clone() else { return Ok(()) };
         let reservation = self.inbox.admit(self.record.length)?;
-        let mut sink = Sink::resume(file, 0, Sha256::new());
+        let mut sink = Sink::resume(file, 0, self.inbox.config.sha256.then(Sha256::new));
         for mut part in parts {
             while let Some(piece) = part.next(&self.inbox).await? {
                 std::future::poll_fn(|cx| sink.poll_room(cx)).await.map_err(failed_to_write)?;

@@ -29,8 +29,8 @@ pub(in super::super) struct Record {
     pub offset: u64,
     /// How many there will be.
     pub length: Option<u64>,
-    /// The state of the digest over them.
-    pub digest: String,
+    /// The state of the digest over them, if one is made.
+    pub digest: Option<String>,
     /// The directory beneath the folder that the file is for.
     pub directory: String,
     /// The name that the file gets, once it is decided.
@@ -51,7 +51,7 @@ pub(in super::super) struct Placed {
     /// Its path beneath the folder.
     pub path: String,
     /// Its digest in hexadecimal.
-    pub sha256: String,
+    pub sha256: Option<String>,
     /// What it is, by its first bytes.
     pub media_type: String,
 }
@@ -67,16 +67,16 @@ impl Record {
         self.concat.as_deref() == Some("partial")
     }
 
-    /// The digest of the bytes that are there; `None` if it was written by a program that counts otherwise.
+    /// The digest of the bytes that are there; `None` if there is none, or it was written by a program that counts otherwise.
     pub fn hash(&self) -> Option<Sha256> {
-        let state = STANDARD.decode(&self.digest).ok()?;
+        let state = STANDARD.decode(self.digest.as_ref()?).ok()?;
         Sha256::deserialize(state.as_slice().try_into().ok()?).ok()
     }
 
     /// So many bytes are there now, with this digest.
-    pub fn advance(&mut self, offset: u64, hash: &Sha256) {
+    pub fn advance(&mut self, offset: u64, hash: Option<&Sha256>) {
         self.offset = offset;
-        self.digest = STANDARD.encode(hash.serialize());
+        self.digest = hash.map(|hash| STANDARD.encode(hash.serialize()));
     }
 
     /// Reads the record of an upload.
@@ -143,7 +143,7 @@ mod tests {
         for at in 0..bytes.len() {
             let mut hash = Sha256::new_with_prefix(&bytes[..at]);
             let mut record = Record::default();
-            record.advance(at as u64, &hash);
+            record.advance(at as u64, Some(&hash));
             let text = serde_json::to_string(&record).unwrap();
             let record: Record = serde_json::from_str(&text).unwrap();
             hash = record.hash().expect("a state of our own");
@@ -155,7 +155,7 @@ mod tests {
     #[test]
     fn a_state_that_is_none_is_seen() {
         for digest in ["", "no base64!", "AAAA"] {
-            assert!(Record { digest: digest.into(), ..Record::default() }.hash().is_none(), "{digest}");
+            assert!(Record { digest: Some(digest.into()), ..Record::default() }.hash().is_none(), "{digest}");
         }
     }
 }
