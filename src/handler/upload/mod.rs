@@ -153,7 +153,7 @@ impl Inbox {
             match ietf::creation(self, &mut request) {
                 Ok(Some(creation)) => return Box::pin(ietf::create(self, request, creation, target)).await,
                 Ok(None) => {}
-                Err(refused) => return Ok(refused),
+                Err(refused) => return Ok(ietf::problem(self, refused)),
             }
         }
         Box::pin(raw::store(self, request, target)).await

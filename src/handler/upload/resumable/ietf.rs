@@ -70,9 +70,9 @@ pub(in super::super) fn announce(inbox: &Inbox, response: Response) -> Response 
 }
 
 /// What a request with a body asks for, if it wants to be resumable.
-pub(in super::super) fn creation(inbox: &Inbox, request: &mut Request) -> Result<Option<Creation>, Response> {
+pub(in super::super) fn creation(inbox: &Inbox, request: &mut Request) -> Result<Option<Creation>, Problem> {
     let content_length = request.body().remaining();
-    Creation::parse(request.fields(), content_length, &limits(inbox)).map_err(|problem| self::problem(inbox, problem))
+    Creation::parse(request.fields(), content_length, &limits(inbox))
 }
 
 /// Answers a PUT or POST that wants to be resumable.
@@ -174,7 +174,8 @@ async fn add(held: Held, addition: Addition, route: &str, whole: StatusCode) -> 
     Ok(Response::from_head(head).with_json(held.receipt(route)))
 }
 
-fn problem(inbox: &Inbox, problem: Problem) -> Response {
+/// The reply that the draft wants for a refusal of its own.
+pub(in super::super) fn problem(inbox: &Inbox, problem: Problem) -> Response {
     let mut response = Response::new(problem.status()).field("Content-Type", PROBLEM_TYPE);
     if matches!(problem, Problem::TooLarge | Problem::TooSmall) {
         response = response.field("Upload-Limit", limits(inbox).to_string());
