@@ -71,9 +71,9 @@ limits! {
     /// Buffers for transfers under way, each one high water mark long. When all are in use, the next transfer waits
     /// (promise 1). The kernel registers at most 16,384.
     transfer_buffers: usize, Count, 64, 1..=16_384;
-    /// Buffers for uploads under way, each a quarter of a high water mark long; an upload has four at most. When all are in
+    /// Buffers for uploads under way, each half a high water mark long; an upload has two at most. When all are in
     /// use, the next upload waits (promise 1).
-    upload_buffers: usize, Count, 256, 4..=16_384;
+    upload_buffers: usize, Count, 128, 2..=16_384;
     /// Pipes for transfers that are spliced, each for one high water mark; they are opened when they are first needed. When all
     /// are in use, the next transfer waits (promise 1).
     pipes: usize, Count, 16, 1..=1024;
@@ -162,7 +162,7 @@ impl Limits {
     /// How long until a lock that was just given back is asked for again.
     pub const UPLOAD_LOCK_RETRY: Duration = Duration::from_millis(2);
     /// Buffers that one upload may have: being filled, and on their way to the disk.
-    pub const UPLOAD_BUFFERS_EACH: usize = 4;
+    pub const UPLOAD_BUFFERS_EACH: usize = 2;
     /// How many bytes of an upload make its socket readable, where so many are still to come: fewer are not worth a write.
     pub const RECEIVE_LOW_WATER: usize = 32 << 10;
     /// The most bytes that the disk is asked for ahead of one reader; they are the page cache's.

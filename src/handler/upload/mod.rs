@@ -2,8 +2,8 @@
 //!
 //! ```text
 //!   body ─▶ upload buffers ─▶ (form's parts) ─▶ Sink: hash, write ─▶ Draft, without a name ─▶ place: sync, link ─▶ 201
-//!            a quarter of a      sub-slices       several writes       gone with its            by name policy and
-//!            high water mark                      in flight            descriptor               on_conflict
+//!            half a high         sub-slices       several writes       gone with its            by name policy and
+//!            water mark                           in flight            descriptor               on_conflict
 //! ```
 //!
 //! A request, in this order:
