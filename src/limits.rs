@@ -103,7 +103,7 @@ limits! {
     /// How long a closing connection is still read and discarded, so that the reply isn't lost to a reset (F9).
     linger_timeout: Duration, Time, 2 * SECOND, 0..=MINUTE;
     /// How many bytes a closing connection reads and discards at most (F9).
-    linger_len: usize, Bytes, 256 * KIB, 0..=16 * MIB;
+    linger_len: usize, Bytes, 64 * MIB, 0..=GIB;
     /// How long requests under way may take to finish once the server was asked to stop; then they are cut (T6).
     shutdown_timeout: Duration, Time, 30 * SECOND, 0..=24 * HOUR;
     /// Entries of the open-file cache, a descriptor each; 0 switches it off.

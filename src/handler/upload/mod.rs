@@ -78,7 +78,7 @@ impl Upload {
 
 impl MakeHandler for Upload {
     fn make(&self, worker: &Rc<Worker>) -> Rc<dyn Handler> {
-        if self.0.config.resumable && !self.0.is_swept.swap(true, Ordering::Relaxed) {
+        if !self.0.is_swept.swap(true, Ordering::Relaxed) {
             sweep::start(worker, &self.0);
         }
         Rc::new(UploadHandler(Rc::new(Inbox::new(&self.0, worker))))
@@ -191,17 +191,18 @@ impl Inbox {
         Ok(Place::File(target))
     }
 
-    /// Whether files may have this name here.
+    /// Whether files may have this name here. A name that tells a type has to tell one that is taken: a file can be a picture by
+    /// its first bytes and a page by its name, and would be served as that.
     fn check_name(&self, name: &str) -> Result<(), Refusal> {
         let patterns = &self.name_patterns;
-        if patterns.is_empty() || patterns.iter().any(|pattern| pattern.matches(name.as_bytes())) {
-            return Ok(());
+        if !patterns.is_empty() && !patterns.iter().any(|pattern| pattern.matches(name.as_bytes())) {
+            let text = format!("Files named {name:?} are not taken here.");
+            return Err(Refusal::new(StatusCode::FORBIDDEN, "NAME_NOT_ALLOWED", text));
         }
-        Err(Refusal::new(
-            StatusCode::FORBIDDEN,
-            "NAME_NOT_ALLOWED",
-            format!("Files named {name:?} are not taken here."),
-        ))
+        match media_type::of(name.as_bytes()) {
+            "application/octet-stream" => Ok(()),
+            named => self.check_type(named.split(';').next().unwrap_or_default()),
+        }
     }
 
     /// Opens the folder as it is now: it may have been swapped.
