@@ -364,7 +364,7 @@ mod tests {
     ";
 
     fn media_of(config: &Config) -> &MediaConfig {
-        let HandlerConfig::Media(media) = &config.routes[0].handler;
+        let HandlerConfig::Media(media) = &config.routes[0].handler else { panic!("no media route") };
         media
     }
 
@@ -486,7 +486,7 @@ mod tests {
         assert_eq!(places, [(None, "/"), (None, "/a"), (Some("b.example"), "/")]);
         assert_eq!(media_of(&config).root, case.dir.path().join("media"));
         let listed = config.routes.iter().filter(|route| {
-            let HandlerConfig::Media(media) = &route.handler;
+            let HandlerConfig::Media(media) = &route.handler else { return false };
             media.listing || media.cors.is_some()
         });
         assert_eq!(listed.count(), 1, "--listing and --cors are the root's alone");

@@ -538,7 +538,7 @@ mod tests {
         let config = read(&path).unwrap();
         assert_eq!(config.listen, [ListenAddress::Unix(dir.path().join("a.sock"))]);
         assert_eq!(config.access_log, AccessLog::File(dir.path().join("a.log")));
-        let HandlerConfig::Media(media) = &config.routes[0].handler;
+        let HandlerConfig::Media(media) = &config.routes[0].handler else { panic!("no media route") };
         assert_eq!(media.root, dir.path().join("media"));
     }
 
@@ -665,7 +665,7 @@ mod tests {
     #[test]
     fn a_factor_may_be_whole_and_a_burst_may_be_none() {
         let get = |config: Config| {
-            let HandlerConfig::Media(media) = &config.routes[0].handler;
+            let HandlerConfig::Media(media) = &config.routes[0].handler else { panic!("no media route") };
             (media.rate_factor.of(100), media.rate_burst)
         };
         let with = |keys: &str| format!("[[route]]\n[route.media]\nroot = \"media\"\n{keys}");

@@ -498,7 +498,7 @@ mod tests {
     }
 
     fn media(config: &mut Config) -> &mut MediaConfig {
-        let HandlerConfig::Media(media) = &mut config.routes[0].handler;
+        let HandlerConfig::Media(media) = &mut config.routes[0].handler else { panic!("no media route") };
         media
     }
 
