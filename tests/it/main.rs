@@ -13,3 +13,4 @@ mod paths;
 mod ranges;
 mod rates;
 mod support;
+mod uploads;

@@ -40,6 +40,9 @@ use crate::proto::pattern::Pattern;
 use crate::proto::{media_type, target, upload_name};
 use crate::rt::fs::File;
 
+/// The media type of what nothing tells of.
+const UNKNOWN_TYPE: &str = "application/octet-stream";
+
 /// A folder that takes uploads, as a handler.
 #[derive(Clone, Debug)]
 pub struct Upload {
@@ -148,7 +151,9 @@ impl Inbox {
     fn check_name(&self, name: &str) -> Result<(), Refusal> {
         let patterns = &self.name_patterns;
         if patterns.is_empty() || patterns.iter().any(|pattern| pattern.matches(name.as_bytes())) {
-            return Ok(());
+            // It is served as what its name says: bytes of a picture may be a page as well. What nobody knows is only downloaded.
+            let served = media_type::of(name.as_bytes());
+            return if served == UNKNOWN_TYPE { Ok(()) } else { self.check_type(served) };
         }
         Err(Refusal::new(
             StatusCode::FORBIDDEN,
@@ -201,7 +206,7 @@ impl Inbox {
             let named = media_type::of(format!("x.{extension}").as_bytes());
             let named = named.split(';').next().unwrap_or_default();
             let kind = |media_type: &str| media_type.split('/').next().map(str::to_owned);
-            named == media_type || media_type == "application/octet-stream" && kind(named) != kind("text/html")
+            named == media_type || media_type == UNKNOWN_TYPE && kind(named) != kind("text/html")
         };
         Ok(upload_name::generated(random, extension.filter(agrees)))
     }

@@ -60,8 +60,9 @@ impl Target {
     /// Opens the directory.
     pub async fn open(&self, folder: &File) -> Result<File, Refusal> {
         let opened = folder.open_beneath(self.directory.as_bytes()).await;
-        opened.map_err(|error| match error.kind() {
-            io::ErrorKind::NotFound | io::ErrorKind::NotADirectory => {
+        opened.map_err(|error| match error.raw_os_error() {
+            // A link that leaves the folder, or leads nowhere, is none (P1).
+            Some(libc::ENOENT | libc::ENOTDIR | libc::EXDEV | libc::ELOOP) => {
                 Refusal::new(StatusCode::NOT_FOUND, "NO_DIRECTORY", "There is no such directory.")
             }
             _ => Refusal::failed("a directory can't be opened", error),

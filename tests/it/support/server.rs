@@ -183,6 +183,7 @@ pub struct Held {
     pub transfers: u64,
     pub receive_buffers: u64,
     pub transfer_buffers: u64,
+    pub upload_buffers: u64,
     pub tasks: u64,
 }
 
@@ -283,6 +284,7 @@ impl Server {
             transfers: beside_this("transfers"),
             receive_buffers: beside_this("receive_buffers_in_use"),
             transfer_buffers: read("transfer_buffers_in_use"),
+            upload_buffers: read("upload_buffers_in_use"),
             tasks: beside_this("tasks"),
         }
     }
@@ -291,6 +293,19 @@ impl Server {
     #[track_caller]
     pub fn descriptors(&self) -> usize {
         fs::read_dir(format!("/proc/{}/fd", self.pid())).expect("the server runs").count()
+    }
+
+    /// The lengths of the files without a name that it has open in a folder: uploads under way.
+    #[track_caller]
+    pub fn drafts(&self, folder: &Path) -> Vec<u64> {
+        let open = fs::read_dir(format!("/proc/{}/fd", self.pid())).expect("the server runs");
+        let open = open.map(|entry| entry.expect("a descriptor").path());
+        let is_draft = |path: &PathBuf| {
+            // One that has been closed meanwhile is none.
+            let names = fs::read_link(path).unwrap_or_default();
+            names.starts_with(folder) && names.to_string_lossy().ends_with("(deleted)")
+        };
+        open.filter(is_draft).filter_map(|path| Some(fs::metadata(path).ok()?.len())).collect()
     }
 
     /// Processor time that it has used so far, in user and kernel mode.
