@@ -4,6 +4,7 @@
 mod badinput;
 mod clients;
 mod embed;
+mod forms;
 mod framing;
 mod hot;
 mod house;

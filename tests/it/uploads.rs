@@ -4,12 +4,15 @@
 use std::fs;
 use std::os::unix::fs::symlink;
 use std::path::Path;
+use std::sync::Barrier;
+use std::thread;
 
+use nix::sys::statvfs::statvfs;
 use percent_encoding::percent_decode_str;
 
 use crate::support::{
-    Client, Fixture, Framing, Launch, PATIENCE, Random, Reply, Server, byte_at, bytes_at, check_stored, eventually,
-    names_in, upload_routes,
+    Client, Fixture, Form, Framing, Launch, PATIENCE, Random, Reply, Server, allow_descriptors, bytes_at, check_stored,
+    eventually, names_in, not_shown, upload_routes,
 };
 
 /// A server that takes uploads into this folder by these keys, and serves it.
@@ -146,7 +149,8 @@ fn u2_a_name_that_is_taken_is_refused_renamed_or_replaced() {
         assert_eq!(names_in(rename.path()), ["film-2.mp4", "film-3.mp4", "film.mp4"]);
         server.stop();
 
-        let server = serve(&replace, "on_conflict = \"replace\"");
+        let quick = Launch::routes().limits("open_file_valid = \"10ms\"");
+        let server = quick.config(&upload_routes(replace.path(), "on_conflict = \"replace\"")).start();
         let mut client = server.connect();
         put(&mut client, "If-None-Match: *\r\n", &old).expect(201);
         put(&mut client, "If-None-Match: *\r\n", &new).refuses(412, "NAME_TAKEN");
@@ -380,7 +384,7 @@ fn u3_types_are_told_by_the_bytes() {
     let server = serve(&folder, "types = [\"image/*\"]");
     for framing in FRAMINGS {
         for len in [60, 4095, 4096, 4097, 100_000] {
-            let mut put = |target: &str, content: &[u8]| server.connect().upload("PUT", target, "", framing, content);
+            let put = |target: &str, content: &[u8]| server.connect().upload("PUT", target, "", framing, content);
             for content in [padded(HTML, len), bytes_at(0, len), padded(b"  \r\n<!DOCTYPE HTML>", len)] {
                 put("/up/picture.png", &content).refuses(415, "TYPE_NOT_ALLOWED");
                 assert_eq!(names_in(folder.path()), [""; 0]);
@@ -555,7 +559,7 @@ fn u1_a_file_may_have_its_bound_and_not_more() {
     for bound in [0, 1, 65_536, 100_000, 131_072] {
         let server = serve(&folder, &format!("file_len = {bound}\non_conflict = \"replace\""));
         for framing in [Framing::Length, Framing::Chunks(100_000), Framing::Chunks(7)] {
-            let mut put = |len: usize| server.connect().upload("PUT", "/up/a", "", framing, &bytes_at(0, len));
+            let put = |len: usize| server.connect().upload("PUT", "/up/a", "", framing, &bytes_at(0, len));
             let reply = put(bound);
             assert!(matches!(reply.status(), 200 | 201), "{}", reply.text());
             check_stored(folder.path(), &reply.files()[0], &bytes_at(0, bound));
@@ -568,4 +572,138 @@ fn u1_a_file_may_have_its_bound_and_not_more() {
         server.expect_rest(usize::MAX);
         server.stop();
     }
+}
+
+/// The ways in which a file goes up to `/up/`, and a request of each that makes `name` of this content.
+fn ways(name: &str, content: &[u8]) -> [(&'static str, Vec<u8>); 3] {
+    let target = format!("/up/{name}");
+    let form = Form::new().field("title", "a film").file("file", name, content);
+    [
+        ("length", Framing::Length.request("PUT", &target, "", content)),
+        ("chunks", Framing::Chunks(100_000).request("PUT", &target, "", content)),
+        ("form", Framing::Length.request("POST", "/up/", &form.content_type(), &form.closed())),
+    ]
+}
+
+#[test]
+fn u2_nothing_is_left_of_a_client_that_is_gone() {
+    let folder = Fixture::with(&[("clip.mp4", 1000)]);
+    let server = serve(&folder, "names = \"client\"");
+    let mut others = server.connect();
+    others.get("/clip.mp4", "").expect(200);
+    server.connect().put("/up/warm.bin", b"x").expect(201);
+    // The one that others keep is not among them.
+    let descriptors = server.descriptors() - 1;
+    let content = bytes_at(0, 5_000_000);
+    for (way, request) in ways("gone.bin", &content) {
+        for tenth in 0..10 {
+            let cut = 200 + request.len() * tenth / 10;
+            let mut closes = server.connect();
+            closes.send(&request[..cut]);
+            drop(closes);
+            let mut resets = server.connect();
+            resets.send(&request[..cut]);
+            resets.reset();
+            assert_eq!(others.get("/clip.mp4", "").expect(200).body, bytes_at(0, 1000));
+            eventually(PATIENCE, || server.held().transfers == 0 && server.drafts(folder.path()).is_empty());
+            assert_eq!(names_in(folder.path()), ["clip.mp4", "warm.bin"], "{way}, {tenth} tenths");
+        }
+        // One that says nothing more, and listens, is told.
+        let mut half = server.connect();
+        half.send(&request[..1_000_000]);
+        half.finish();
+        half.reply().refuses(400, "BROKEN_BODY");
+        half.expect_close();
+    }
+    drop(others);
+    // Whoever comes now comes behind all of them, and is served.
+    for (_, request) in ways("whole.bin", &content) {
+        let mut client = server.connect();
+        client.send(request);
+        check_stored(folder.path(), &client.reply().expect(201).files()[0], &content);
+        fs::remove_file(folder.at("whole.bin")).expect("what was stored");
+    }
+    server.expect_rest(descriptors);
+    assert_eq!(names_in(folder.path()), ["clip.mp4", "warm.bin"]);
+    server.stop();
+}
+
+#[test]
+fn u2_a_full_disk_is_507_and_leaves_nothing() {
+    let folder = Fixture::new();
+    let launch = Launch::routes().config(&upload_routes(folder.path(), "names = \"client\"\ndelete = true"));
+    let Some(launch) = launch.small_disk(folder.path(), 1 << 20) else {
+        return not_shown("this machine lets nobody mount a small disk");
+    };
+    let server = launch.start();
+    let disk = server.sees(folder.path());
+    let free = || statvfs(&disk).expect("a file system").blocks_free();
+    let (all_free, descriptors) = (free(), server.descriptors());
+    for round in 0..3 {
+        for len in [1_048_577, 3_000_000] {
+            for (way, request) in ways("large.bin", &bytes_at(0, len)) {
+                let mut client = server.connect();
+                // It closes when it has told why, and may do so while this is still sent.
+                let _ = client.try_send(&request);
+                client.reply().refuses(507, "STORAGE_FULL");
+                drop(client);
+                server.expect_rest(descriptors);
+                assert_eq!((names_in(&disk), free()), (Vec::new(), all_free), "{way}, {len} bytes, round {round}");
+            }
+        }
+        for (_, request) in ways("small.bin", &bytes_at(0, 900_000)) {
+            let mut client = server.connect();
+            client.send(request);
+            check_stored(&disk, &client.reply().expect(201).files()[0], &bytes_at(0, 900_000));
+            // With that, there is no room for another.
+            let mut other = server.connect();
+            let _ = other.try_send(&ways("other.bin", &bytes_at(0, 300_000))[round].1);
+            other.reply().refuses(507, "STORAGE_FULL");
+            client.request("DELETE", "/up/small.bin", "").expect(204);
+        }
+        server.expect_rest(descriptors);
+        eventually(PATIENCE, || free() == all_free);
+    }
+    server.stop();
+}
+
+#[test]
+fn promise1_many_uploads_at_once_take_a_high_water_mark_each() {
+    const CLIENTS: usize = 32;
+    const MARK: u64 = 64 << 10;
+    // What a request takes beside: its task, its head, a digest, a reply; and the allocator's pages about them.
+    const REQUEST: u64 = 8 << 10;
+    allow_descriptors(1024);
+    let folder = Fixture::new();
+    let server = Launch::routes()
+        .limits("high_water_mark = \"64KiB\"\nreceive_buffers = 32")
+        .config(&upload_routes(folder.path(), "on_conflict = \"rename\"\nnames = \"client\""))
+        .start();
+    // All of them have sent half before any sends the rest.
+    let at_once = |requests: &[(&str, Vec<u8>); 3], way: usize| {
+        let (half_way, address) = (Barrier::new(CLIENTS), server.address());
+        thread::scope(|scope| {
+            for _ in 0..CLIENTS {
+                scope.spawn(|| {
+                    let request = &requests[way].1;
+                    let mut client = Client::connect(address);
+                    client.send(&request[..request.len() / 2]);
+                    half_way.wait();
+                    client.send(&request[request.len() / 2..]);
+                    client.reply().expect(201);
+                });
+            }
+        });
+        server.expect_rest(usize::MAX);
+    };
+    // Receive buffers, stacks of the kernel's workers and whatever else is taken once is taken now; no upload buffer is.
+    (0..3).for_each(|way| at_once(&ways("small", &bytes_at(0, 1000)), way));
+    let before = server.memory("VmRSS");
+    let large = ways("large", &bytes_at(0, 8 << 20));
+    for way in 0..3 {
+        at_once(&large, way);
+        let grown = server.memory("VmHWM").saturating_sub(before);
+        assert!(grown <= CLIENTS as u64 * (MARK + REQUEST), "{grown} bytes more at the peak, way {way}");
+    }
+    server.stop();
 }

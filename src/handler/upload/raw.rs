@@ -143,7 +143,7 @@ fn check_fields(request: &Request) -> Result<(), Refusal> {
 }
 
 /// The length of the file that has this name, if there is one.
-async fn look_up(directory: &File, name: &str) -> Result<Option<u64>, Refusal> {
+pub(super) async fn look_up(directory: &File, name: &str) -> Result<Option<u64>, Refusal> {
     match directory.open_beneath(name.as_bytes()).await.and_then(|file| file.stat()) {
         Ok(stat) if stat.kind == FileKind::Regular => Ok(Some(stat.len)),
         Ok(_) => Err(Refusal::taken()),

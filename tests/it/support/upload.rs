@@ -177,7 +177,7 @@ pub fn check_stored(folder: &Path, file: &Value, content: &[u8]) -> String {
 }
 
 /// A digest in hexadecimal.
-pub fn sha256(content: &[u8]) -> String {
+fn sha256(content: &[u8]) -> String {
     Sha256::digest(content).iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
