@@ -127,7 +127,8 @@ impl Config {
             HandlerConfig::Media(_) | HandlerConfig::Upload(_) => None,
         };
         // The shortest is of the root that is nearest.
-        self.routes.iter().filter_map(path).min_by_key(String::len)
+        let nearest = self.routes.iter().filter_map(path).min_by_key(String::len);
+        nearest.map(|url| if url.is_empty() { String::from("/") } else { url })
     }
 
     /// This configuration as the file that gives it, complete. Reading it back gives the same configuration, if it passes

@@ -23,7 +23,8 @@ pub struct UploadConfig {
     pub names: Names,
     /// The names that clients may choose, by pattern; any if there is none. Default: none.
     pub name_patterns: Vec<String>,
-    /// The media types that are taken, such as `image/*`, as told from the first bytes; any if there is none. Default: none.
+    /// The media types that are taken, such as `image/*`, as told from the first bytes, and from the name where that tells one;
+    /// any if there is none. Default: none.
     pub types: Vec<String>,
     /// What happens to an upload whose name is taken. Default: reject.
     pub on_conflict: OnConflict,

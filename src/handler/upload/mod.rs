@@ -45,6 +45,9 @@ use crate::proto::pattern::Pattern;
 use crate::proto::{media_type, target, upload_name};
 use crate::rt::fs::File;
 
+/// The media type of what nothing tells of.
+const UNKNOWN_TYPE: &str = "application/octet-stream";
+
 /// A folder that takes uploads, as a handler.
 #[derive(Clone, Debug)]
 pub struct Upload(Arc<Shared>);
@@ -200,7 +203,7 @@ impl Inbox {
             return Err(Refusal::new(StatusCode::FORBIDDEN, "NAME_NOT_ALLOWED", text));
         }
         match media_type::of(name.as_bytes()) {
-            "application/octet-stream" => Ok(()),
+            UNKNOWN_TYPE => Ok(()),
             named => self.check_type(named.split(';').next().unwrap_or_default()),
         }
     }
@@ -249,7 +252,7 @@ impl Inbox {
             let named = media_type::of(format!("x.{extension}").as_bytes());
             let named = named.split(';').next().unwrap_or_default();
             let kind = |media_type: &str| media_type.split('/').next().map(str::to_owned);
-            named == media_type || media_type == "application/octet-stream" && kind(named) != kind("text/html")
+            named == media_type || media_type == UNKNOWN_TYPE && kind(named) != kind("text/html")
         };
         Ok(upload_name::generated(random, extension.filter(agrees)))
     }
