@@ -601,6 +601,7 @@ mod tests {
             types: vec!["video/*".into(), "image/png".into()],
             on_conflict: OnConflict::Rename,
             delete: true,
+            origins: Some(vec!["https://a.example".into(), "http://[::1]:8080".into()]),
             fsync: Fsync::File,
             sha256: false,
             resumable: false,
