@@ -14,3 +14,4 @@ mod paths;
 mod ranges;
 mod rates;
 mod support;
+mod upload_cors;
