@@ -593,10 +593,10 @@ fn with_configured(own: &Routes, config: &Config) -> Result<Routes, Error> {
     let mut routes = own.clone();
     for route in &config.routes {
         let (handler, cors): (Arc<dyn MakeHandler>, _) = match &route.handler {
-            HandlerConfig::Media(media) => (Arc::new(Media::new(media.clone())?), media.cors.as_deref()),
+            HandlerConfig::Media(media) => (Arc::new(Media::new(media.clone())?), media.sharing()),
             HandlerConfig::Upload(upload) => {
                 let url = upload.url.clone().or_else(|| config.url_of_folder(route.host.as_deref(), &upload.dir));
-                (Arc::new(Upload::new(UploadConfig { url, ..upload.clone() })?), None)
+                (Arc::new(Upload::new(UploadConfig { url, ..upload.clone() })?), upload.sharing())
             }
         };
         let handler = match &route.auth {

@@ -15,4 +15,5 @@ mod paths;
 mod ranges;
 mod rates;
 mod support;
+mod upload_cors;
 mod uploads;

@@ -14,6 +14,8 @@
 //! 5. the name, and with it everybody can see the file, whole.
 //!
 //! Until then nothing is visible, and whatever ends the request takes all of it away.
+//!
+//! CORS fields go on every reply, whatever its status (H2).
 
 mod form;
 mod intake;
@@ -41,6 +43,7 @@ use self::resumable::{ietf, sweep, tus};
 use crate::config::UploadConfig;
 use crate::error::Error;
 use crate::http::{Answer, Handler, MakeHandler, Request, Response, Worker};
+use crate::proto::cors::Cors;
 use crate::proto::pattern::Pattern;
 use crate::proto::{media_type, target, upload_name};
 use crate::rt::fs::File;
@@ -56,6 +59,7 @@ pub struct Upload(Arc<Shared>);
 #[derive(Debug)]
 struct Shared {
     config: UploadConfig,
+    cors: Option<Cors>,
     /// What the folder holds, if that is bounded.
     quota: Option<Arc<Quota>>,
     locks: Arc<Locks>,
@@ -75,7 +79,8 @@ impl Upload {
         let quota = quota.map_err(|error| {
             Error::operator(format!("dir: `{}` cannot be read", config.dir.display())).because(error)
         })?;
-        Ok(Upload(Arc::new(Shared { config, quota, locks: Arc::default(), is_swept: AtomicBool::new(false) })))
+        let cors = config.sharing();
+        Ok(Upload(Arc::new(Shared { config, cors, quota, locks: Arc::default(), is_swept: AtomicBool::new(false) })))
     }
 }
 
@@ -92,8 +97,15 @@ struct UploadHandler(Rc<Inbox>);
 
 impl Handler for UploadHandler {
     fn call(&self, request: Request) -> Answer {
+        if let Some(response) = self.0.preflight(&request) {
+            return response.into();
+        }
         let inbox = self.0.clone();
-        Answer::Later(Box::pin(async move { inbox.answer(request).await.unwrap_or_else(Response::from) }))
+        Answer::Later(Box::pin(async move {
+            let shared = inbox.cors.as_ref().map(|cors| cors.reply_fields(request.fields()));
+            let response = inbox.answer(request).await.unwrap_or_else(Response::from);
+            response.fields(shared.into_iter().flatten())
+        }))
     }
 }
 
@@ -127,6 +139,18 @@ impl Inbox {
         // `Upload::new` has let only what parses through.
         let patterns = shared.config.name_patterns.iter().filter_map(|pattern| Pattern::parse(pattern).ok());
         Inbox { worker: worker.clone(), shared: shared.clone(), name_patterns: patterns.collect() }
+    }
+
+    /// The reply to a browser that asks what a page of another site may do. Whether that will succeed is not looked at: why it
+    /// is refused, the page learns from the refusal.
+    fn preflight(&self, request: &Request) -> Option<Response> {
+        let cors = self.cors.as_ref()?;
+        if request.method() != Method::OPTIONS || !request.fields().contains("Access-Control-Request-Method") {
+            return None;
+        }
+        let may_delete = self.config.delete || matches!(self.place_of(request), Ok(Place::Upload(_)));
+        let methods = if may_delete { METHODS_WITH_DELETE } else { METHODS };
+        Some(Response::new(StatusCode::NO_CONTENT).fields(cors.preflight_fields(request.fields(), methods)))
     }
 
     /// Each way of uploading has a future of its own size, so each is boxed.
@@ -268,6 +292,12 @@ impl Inbox {
         segments.fold(String::from(base), |url, segment| format!("{url}/{segment}"))
     }
 }
+
+/// What pages of other sites may use here. GET is none of them, but a page may always try, and can read that it is 405.
+const METHODS: &str = "POST, PUT, PATCH, HEAD, OPTIONS";
+
+/// The same, where something can be taken away.
+const METHODS_WITH_DELETE: &str = "POST, PUT, PATCH, HEAD, DELETE, OPTIONS";
 
 /// The part of the request's path that is the route's.
 fn route_of(request: &Request) -> &str {
