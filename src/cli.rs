@@ -4,7 +4,9 @@
 //! reader, so that both take the same spelling, and a wrong value is blamed on the one that was written. clap's own `env`
 //! feature was rejected: it reads the process's environment, which a test can't change without racing the others.
 //!
-//! Exit codes: 0 for done, 1 when `check` found something wrong or the server failed, 2 for wrong use.
+//! Exit codes: 0 for done, 1 when `check` found something wrong, the server failed or a file was not uploaded, 2 for wrong use.
+
+mod put;
 
 use std::env;
 use std::ffi::OsString;
@@ -52,6 +54,12 @@ pub fn main() -> ExitCode {
             }
             Err(error) => fail(&error, 1),
         },
+        Command::Put(arguments) => match arguments.run(&process_environment) {
+            Ok(true) => ExitCode::SUCCESS,
+            // What failed was told with its file.
+            Ok(false) => ExitCode::from(1),
+            Err(error) => fail(&error, error.exit_code()),
+        },
     }
 }
 
@@ -89,7 +97,7 @@ fn fail_to(stream: &mut dyn Write, error: &Error, code: u8) -> ExitCode {
 }
 
 #[derive(Debug, Parser)]
-#[command(name = "highwater", version, about, after_help = AFTER_HELP)]
+#[command(name = "highwater", version, about)]
 struct Arguments {
     #[command(subcommand)]
     command: Command,
@@ -107,6 +115,8 @@ enum Command {
     /// Print the resolved configuration and the memory ceiling, or what is wrong and where
     #[command(after_help = AFTER_HELP)]
     Check(Flags),
+    /// Upload files, resume what was interrupted, and check their digests
+    Put(put::Arguments),
 }
 
 /// What may be said on the command line, as it was written. A field's name gives the flag, and the flag its variable.
@@ -440,7 +450,7 @@ mod tests {
     fn every_flag_has_its_row_and_its_place_in_the_documentation() {
         let command = Arguments::command();
         let documentation = include_str!("../docs/CONFIG.md");
-        for subcommand in command.get_subcommands() {
+        for subcommand in command.get_subcommands().filter(|subcommand| is_configured(subcommand)) {
             for flag in subcommand.get_arguments().filter_map(|argument| argument.get_long()) {
                 // These two have tests of their own: one is no value, the other no part of the configuration.
                 let tested = ROWS.iter().any(|row| row.0 == flag) || ["listing", "config"].contains(&flag);
@@ -450,6 +460,26 @@ mod tests {
                     documentation.lines().find(|l| l.starts_with(&line)).unwrap_or_else(|| panic!("--{flag}"));
                 assert!(documented.contains(&format!("`{}`", variable(flag))), "{documented}");
             }
+        }
+    }
+
+    /// Whether its flags are configuration, with a variable and a key each.
+    fn is_configured(subcommand: &clap::Command) -> bool {
+        ["serve", "check"].contains(&subcommand.get_name())
+    }
+
+    #[test]
+    fn every_flag_that_is_no_configuration_is_documented_with_its_subcommand() {
+        let command = Arguments::command();
+        let documentation = include_str!("../docs/CONFIG.md");
+        for subcommand in command.get_subcommands().filter(|subcommand| !is_configured(subcommand)) {
+            let name = subcommand.get_name();
+            let (_, section) = documentation.split_once(&format!("\n## `highwater {name}`\n")).expect(name);
+            let section = section.split("\n## ").next().unwrap();
+            let mut documented: Vec<&str> = section.split("\n| `--").skip(1).collect();
+            documented.iter_mut().for_each(|row| *row = row.split(['`', ' ']).next().unwrap());
+            let flags: Vec<&str> = subcommand.get_arguments().filter_map(|argument| argument.get_long()).collect();
+            assert_eq!(documented, flags, "{name}");
         }
     }
 
