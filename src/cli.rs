@@ -7,6 +7,7 @@
 //! Exit codes: 0 for done, 1 when `check` found something wrong, the server failed or a file was not uploaded, 2 for wrong use.
 
 mod put;
+mod sign;
 
 use std::env;
 use std::ffi::OsString;
@@ -15,6 +16,7 @@ use std::num::NonZero;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::str::FromStr;
+use std::time::SystemTime;
 
 use clap::Parser;
 use clap::error::ErrorKind;
@@ -58,6 +60,13 @@ pub fn main() -> ExitCode {
             Ok(true) => ExitCode::SUCCESS,
             // What failed was told with its file.
             Ok(false) => ExitCode::from(1),
+            Err(error) => fail(&error, error.exit_code()),
+        },
+        Command::Sign(arguments) => match arguments.run(&process_environment, SystemTime::now()) {
+            Ok(url) => {
+                let _ = io::stdout().write_all(format!("{url}\n").as_bytes());
+                ExitCode::SUCCESS
+            }
             Err(error) => fail(&error, error.exit_code()),
         },
     }
@@ -117,6 +126,8 @@ enum Command {
     Check(Flags),
     /// Upload files, resume what was interrupted, and check their digests
     Put(put::Arguments),
+    /// Print a URL that opens what is guarded by signing_keys, for a while
+    Sign(sign::Arguments),
 }
 
 /// What may be said on the command line, as it was written. A field's name gives the flag, and the flag its variable.
@@ -374,8 +385,10 @@ mod tests {
     ";
 
     fn media_of(config: &Config) -> &MediaConfig {
-        let HandlerConfig::Media(media) = &config.routes[0].handler;
-        media
+        match &config.routes[0].handler {
+            HandlerConfig::Media(media) => media,
+            other => panic!("no media route: {other:?}"),
+        }
     }
 
     /// How each flag, and with it its variable, shows in the configuration: flag, the file's value (`None` where the file
@@ -515,10 +528,9 @@ mod tests {
         let places: Vec<_> = config.routes.iter().map(|r| (r.host.as_deref(), r.prefix.as_str())).collect();
         assert_eq!(places, [(None, "/"), (None, "/a"), (Some("b.example"), "/")]);
         assert_eq!(media_of(&config).root, case.dir.path().join("media"));
-        let listed = config.routes.iter().filter(|route| {
-            let HandlerConfig::Media(media) = &route.handler;
-            media.listing || media.cors.is_some()
-        });
+        let listed = config.routes.iter().filter(
+            |route| matches!(&route.handler, HandlerConfig::Media(media) if media.listing || media.cors.is_some()),
+        );
         assert_eq!(listed.count(), 1, "--listing and --cors are the root's alone");
     }
 
@@ -597,12 +609,27 @@ mod tests {
 
     #[test]
     fn what_check_prints_reads_back_as_the_same_configuration() {
-        let case = Case::new(SITE);
+        let guard = "auth = { tokens = \"t\", signing_keys = \"k\", request = \"http://127.0.0.1:9/a\", request_timeout = \"2s\", \
+                     methods = [\"POST\", \"GET\"] }";
+        let case = Case::new(&format!("{SITE}[[route]]\nprefix = \"/b\"\nmedia.root = \"media\"\n{guard}\n"));
+        fs::write(case.path("@/t"), "0123456789abcdef").unwrap();
+        fs::write(case.path("@/k"), "0123456789abcdef0123456789abcdef").unwrap();
         let config =
             case.resolve("@/media --config @/site.toml --listen unix:a.sock --high-water-mark 1MiB", &[]).unwrap();
         let printed = case.dir.path().join("printed.toml");
         fs::write(&printed, checked(&config)).unwrap();
         assert_eq!(case.resolve("--config @/printed.toml", &[]).unwrap(), config);
+        let auth = config.routes.iter().find_map(|route| route.auth.as_ref()).unwrap();
+        assert_eq!(auth.tokens.as_deref(), Some(Path::new(&case.path("@/t"))));
+        assert_eq!((auth.request_timeout.as_secs(), auth.methods.as_ref().map(Vec::len)), (2, Some(2)));
+    }
+
+    #[test]
+    fn a_root_in_the_place_of_a_guarded_route_is_guarded_too() {
+        let case = Case::new("[[route]]\nmedia.root = \".\"\nauth.request = \"http://127.0.0.1:9/\"\n");
+        let config = case.resolve("@/media --config @/site.toml", &[]).unwrap();
+        assert_eq!(media_of(&config).root, case.dir.path().join("media"));
+        assert!(config.routes.len() == 1 && config.routes[0].auth.is_some());
     }
 
     #[test]
@@ -625,6 +652,7 @@ mod tests {
 #     hot files               16.0 MiB
 #     listings                16.0 MiB
 #     forms                   16.0 MiB
+#     authorisations          12.0 MiB  256 × 48.0 KiB
 # beside it in the kernel, at most: 4.9 GiB
 #   worker, 2 times
 #     send queues              2.4 GiB  10000 × 256.0 KiB

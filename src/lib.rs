@@ -44,8 +44,9 @@ pub mod telemetry;
 
 pub use ::http::{Method, StatusCode};
 
-pub use self::config::{Config, MediaConfig};
+pub use self::config::{AuthConfig, Config, MediaConfig};
 pub use self::error::Error;
+pub use self::handler::guard::Guard;
 pub use self::handler::media::Media;
 pub use self::http::{Body, BodyReader, Request, Response};
 pub use self::limits::Limits;

@@ -124,6 +124,9 @@ limits! {
     listing_entries: usize, Count, 10_000, 1..=1_000_000;
     /// Bytes of directory listings, until their readers have them; one that does not fit is answered 503 (promise 1).
     listing_bytes: usize, Bytes, 16 * MIB, 64 * KIB..=GIB;
+    /// Requests that wait for a service's word on whether they may pass, a connection to it each; one more is answered 503
+    /// (promise 1).
+    auth_requests: usize, Count, 256, 1..=65_536;
     /// Bytes of the name of a form's field; a longer one is answered 413 (U1).
     form_field_name_len: usize, Bytes, 100, 1..=16 * KIB;
     /// Bytes of the value of a form's text field; a longer one is answered 413 (U1).
@@ -151,6 +154,13 @@ impl Limits {
     pub const FORM_PART_BYTES: usize = 2 << 10;
     /// Bytes of a file, and of all parts of a form, unless whoever reads it says otherwise (U1).
     pub const FORM_LEN: u64 = 64 << 30;
+    /// How many bytes of an upload that can be resumed come before it is written down that they are there: what a killed process
+    /// loses of a single request.
+    pub const UPLOAD_CHECKPOINT: u64 = 32 << 20;
+    /// How long a request waits for another one to let go of the upload that both want (U6).
+    pub const UPLOAD_TAKEOVER: Duration = Duration::from_secs(10);
+    /// How long until a lock that was just given back is asked for again.
+    pub const UPLOAD_LOCK_RETRY: Duration = Duration::from_millis(2);
     /// Buffers that one upload may have: being filled, and on their way to the disk.
     pub const UPLOAD_BUFFERS_EACH: usize = 4;
     /// How many bytes of an upload make its socket readable, where so many are still to come: fewer are not worth a write.
@@ -165,6 +175,10 @@ impl Limits {
     pub const KNOWN_REPLIES: usize = 1024;
     /// Bytes of a request whose reply may be known; a longer one is parsed each time.
     pub const KNOWN_REQUEST_LEN: usize = 2 << 10;
+    /// Bytes of the head of the reply to a sub-request, interim ones included; a longer one is no reply.
+    pub const SUBREQUEST_HEAD_LEN: usize = 16 << 10;
+    /// Bytes of the fields of a request that a sub-request repeats; more are answered 431.
+    pub const SUBREQUEST_FIELDS_LEN: usize = 16 << 10;
     /// Bytes of the extensions of one chunk (F2).
     pub const CHUNK_EXTENSION_LEN: usize = 4 << 10;
     /// Bytes of a chunked body's trailer section (F2).
@@ -258,6 +272,10 @@ impl Limits {
         let per_request = Limits::REQUEST_BYTES.saturating_add(heads).saturating_add(self.receive_buffer_len as u64);
         // The kernel's ring of them has a power of two.
         let receive_buffers = self.receive_buffers.next_power_of_two();
+        // What is sent, the reply's head, and the future that waits for it.
+        let heads_len = Limits::SUBREQUEST_FIELDS_LEN + Limits::SUBREQUEST_HEAD_LEN;
+        let per_sub_request =
+            (self.target_len as u64).saturating_add(heads_len as u64).saturating_add(Limits::REQUEST_BYTES);
         let send_queue = (self.notsent_lowat() as u64).saturating_mul(2);
         MemoryCeiling {
             workers: workers as u64,
@@ -281,6 +299,7 @@ impl Limits {
                 Term::new("hot files", 1, self.hot_files as u64),
                 Term::new("listings", 1, self.listing_bytes as u64),
                 Term::new("forms", 1, self.form_bytes as u64),
+                Term::new("authorisations", self.auth_requests, per_sub_request),
             ],
             kernel: [
                 Term::new("send queues", self.connections, send_queue),
@@ -298,7 +317,7 @@ pub struct MemoryCeiling {
     /// What the process takes once.
     pub process: [Term; 3],
     /// What each worker takes.
-    pub worker: [Term; 10],
+    pub worker: [Term; 11],
     /// What the kernel holds for each worker: for its clients when all have stopped reading, and for its pipes when all have
     /// been opened. It is not part of the sum: it is neither resident memory of the process nor taken by clients that read.
     /// The pages in a pipe are not counted: they are the page cache's, which gets them back when they are sent.
@@ -645,8 +664,13 @@ mod tests {
     fn the_ceiling_is_the_sum_of_its_terms() {
         let limits = Limits { connections: 100, open_files: 0, ..Limits::default() };
         let ceiling = limits.memory_ceiling(2);
-        let worker =
-            4 * MIB + 256 * 16 * KIB + (64 + 64) * 512 * KIB + 100 * 512 + 100 * (8 + 2 * 32 + 16) * KIB + 3 * 16 * MIB;
+        let worker = 4 * MIB
+            + 256 * 16 * KIB
+            + (64 + 64) * 512 * KIB
+            + 100 * 512
+            + 100 * (8 + 2 * 32 + 16) * KIB
+            + 3 * 16 * MIB
+            + 256 * (8 + 16 + 16 + 8) * KIB;
         assert_eq!(ceiling.bytes(), 8 * MIB + MIB + 2 * 10_000 * KIB + 2 * worker);
         // 128 pages and one more, rounded up to 256 places.
         assert_eq!(ceiling.kernel_bytes(), 2 * (100 * 2 * 128 * KIB + 16 * 256 * 40));

@@ -2,7 +2,8 @@
 //!
 //! The most specific wins: a route for the request's host before one for any host, and then the longest prefix. Prefixes end
 //! at a segment's border: `/media` takes `/media` and `/media/a`, never `/mediator`. They are decoded, and a request may spell
-//! them in any way that decodes to them: `/a b` takes `/a%20b`.
+//! them in any way that decodes to them: `/a b` takes `/a%20b`. A path that belongs to another route once its `.`, `..` and empty
+//! segments are gone is refused: what is guarded at `/a` must not be reached as `//a` through the route around it.
 
 use std::rc::Rc;
 use std::sync::Arc;
@@ -11,6 +12,7 @@ use http::StatusCode;
 use percent_encoding::percent_decode;
 
 use crate::http::{Answer, Handler, MakeHandler, Request, Response, Worker};
+use crate::proto::target;
 
 /// Routes as the workers share them.
 #[derive(Clone, Default)]
@@ -62,10 +64,13 @@ struct LocalRoute {
 }
 
 impl LocalRoute {
+    fn is_for(&self, host: &str) -> bool {
+        self.host.as_deref().is_none_or(|own| own.eq_ignore_ascii_case(host))
+    }
+
     /// How many bytes of the path, as it was sent, are this route's own; `None` when the request is for another.
     fn takes(&self, host: &str, path: &str) -> Option<usize> {
-        let named = self.host.as_deref().is_none_or(|own| own.eq_ignore_ascii_case(host));
-        let len = spelled_len(path.as_bytes(), self.prefix.as_bytes()).filter(|_| named)?;
+        let len = spelled_len(path.as_bytes(), self.prefix.as_bytes()).filter(|_| self.is_for(host))?;
         matches!(path.as_bytes().get(len), None | Some(b'/')).then_some(len)
     }
 }
@@ -87,12 +92,35 @@ fn spelled_len(path: &[u8], prefix: &[u8]) -> Option<usize> {
     Some(at)
 }
 
+impl Router {
+    /// Whether the route that takes a path as it was sent is also the one for what the path means.
+    fn keeps(&self, index: usize, host: &str, path: &str) -> bool {
+        // Other segments than these are their own meaning, however they are spelled.
+        if !path.contains("//") && !path.contains("/.") && !path.contains("/%2") {
+            return true;
+        }
+        // What no handler takes for a path leads to no other route either.
+        let Ok(normal) = target::normalize(path) else { return true };
+        let meant = self.0.iter().position(|route| route.is_for(host) && is_beneath(&route.prefix, &normal.path));
+        meant == Some(index)
+    }
+}
+
+/// Whether a normal path, without its first slash, lies in a prefix.
+fn is_beneath(prefix: &str, path: &[u8]) -> bool {
+    let Some(prefix) = prefix.strip_prefix('/') else { return true };
+    path.strip_prefix(prefix.as_bytes()).is_some_and(|rest| matches!(rest.first(), None | Some(b'/')))
+}
+
 impl Handler for Router {
     fn call(&self, request: Request) -> Answer {
         let host = request.authority().map_or("", host_of);
-        let taken = |route: &LocalRoute| Some((route.handler.clone(), route.takes(host, request.path())?));
-        match self.0.iter().find_map(taken) {
-            Some((handler, len)) => handler.call(request.routed(len)),
+        let taken = |(index, route): (usize, &LocalRoute)| Some((index, route.takes(host, request.path())?));
+        match self.0.iter().enumerate().find_map(taken) {
+            Some((index, len)) if self.keeps(index, host, request.path()) => {
+                self.0[index].handler.call(request.routed(len))
+            }
+            Some(_) => Response::text(StatusCode::BAD_REQUEST, "The path leads to another route.").into(),
             None if request.path() == "*" => {
                 Response::new(StatusCode::NO_CONTENT).field("Allow", "GET, HEAD, OPTIONS").into()
             }
@@ -157,6 +185,31 @@ mod tests {
         check_takes("/media", "/mediator", None);
         check_takes("/media", "/", None);
         check_takes("", "*", None);
+    }
+
+    #[track_caller]
+    fn check_keeps(path: &str, expected: bool) {
+        let route = |prefix: &str| LocalRoute { host: None, prefix: prefix.into(), handler: Rc::new(Nothing) };
+        let router = Router(vec![route("/a/b"), route("/a"), route("")]);
+        let index = router.0.iter().position(|route| route.takes("any", path).is_some()).unwrap();
+        assert_eq!(router.keeps(index, "any", path), expected, "{path}");
+    }
+
+    #[test]
+    fn a_path_that_means_another_routes_is_refused() {
+        for path in ["/", "/a", "/a/b", "/a/b/c", "/c//d", "/c/../d", "/a/./c", "/a//", "/a/c/../d", "/%61/b/.x", "/.a"]
+        {
+            check_keeps(path, true);
+        }
+        for path in
+            ["//a", "/./a", "/%2e/a/x", "/c/../a", "/c/%2E./a/b", "/a//b", "/a/./b", "/a/../c", "/a/b/..", "//a/b"]
+        {
+            check_keeps(path, false);
+        }
+        // The handler refuses these, whichever it is.
+        for path in ["/../a", "/c%2F..%2Fa", "//a/%zz"] {
+            check_keeps(path, true);
+        }
     }
 
     #[test]

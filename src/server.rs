@@ -22,12 +22,13 @@ use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::signal::{SigSet, Signal};
 use nix::unistd::Pid;
 
-use crate::config::{self, Config, HandlerConfig, ListenAddress, SendPath, UploadConfig};
+use crate::config::{self, Config, HandlerConfig, ListenAddress, RouteConfig, SendPath, UploadConfig};
 use crate::driver::Setup;
 use crate::driver::slot::{Event, Token};
 use crate::driver::uring::Uring;
 use crate::error::Error;
 use crate::handler::admin::Admin;
+use crate::handler::guard::Guard;
 use crate::handler::media::Media;
 use crate::handler::upload::Upload;
 use crate::http::connections::Connections;
@@ -586,12 +587,16 @@ fn obey_signals(signals: &SigSet, handle: &Handle, reread: &dyn Fn() -> Result<C
 fn with_configured(own: &Routes, config: &Config) -> Result<Routes, Error> {
     let mut routes = own.clone();
     for route in &config.routes {
-        let handler: Arc<dyn MakeHandler> = match &route.handler {
-            HandlerConfig::Media(media) => Arc::new(Media::new(media.clone())?),
+        let (handler, cors): (Arc<dyn MakeHandler>, _) = match &route.handler {
+            HandlerConfig::Media(media) => (Arc::new(Media::new(media.clone())?), media.cors.as_deref()),
             HandlerConfig::Upload(upload) => {
                 let url = upload.url.clone().or_else(|| config.url_of_folder(route.host.as_deref(), &upload.dir));
-                Arc::new(Upload::new(UploadConfig { url, ..upload.clone() })?)
+                (Arc::new(Upload::new(UploadConfig { url, ..upload.clone() })?), None)
             }
+        };
+        let handler = match &route.auth {
+            Some(auth) => Arc::new(Guard::around(auth.clone(), handler, cors)?),
+            None => handler,
         };
         routes.add(route.host.clone(), &route.prefix, handler);
     }
@@ -701,8 +706,9 @@ fn pin(core: usize) {
 
 /// Every connection and every cached file is a descriptor, and a pipe is two: takes what the hard limit allows.
 fn raise_descriptor_limit(config: &Config) {
-    let Limits { connections, open_files, pipes, .. } = config.limits;
-    let per_worker = connections.saturating_add(open_files).saturating_add(2 * pipes);
+    let Limits { connections, open_files, pipes, auth_requests, .. } = config.limits;
+    let sub_requests = if config.routes.iter().any(RouteConfig::asks_a_service) { auth_requests } else { 0 };
+    let per_worker = connections.saturating_add(open_files).saturating_add(2 * pipes).saturating_add(sub_requests);
     let wanted = (per_worker.saturating_mul(config.workers.get()) as u64).saturating_add(64);
     let Ok((soft, hard)) = getrlimit(Resource::RLIMIT_NOFILE) else { return };
     if soft >= wanted {

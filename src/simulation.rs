@@ -14,6 +14,7 @@ mod bounds;
 mod changes;
 mod drain;
 mod exchanges;
+mod guarded;
 mod guest;
 mod known;
 mod paced;

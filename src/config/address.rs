@@ -48,7 +48,7 @@ impl FromStr for ListenAddress {
             return Ok(ListenAddress::Tcp(address));
         }
         let (host, port) = host_and_port(text).map_err(Error::operator)?;
-        resolve(host, port)
+        resolve(host, port, "write one of this machine's addresses").map(ListenAddress::Tcp)
     }
 }
 
@@ -79,7 +79,7 @@ fn unix(path: &str) -> Result<ListenAddress, Error> {
     Ok(ListenAddress::Unix(path))
 }
 
-fn check_unix_path(path: &Path) -> Result<(), String> {
+pub(super) fn check_unix_path(path: &Path) -> Result<(), String> {
     match path.as_os_str().len() {
         0..=UNIX_PATH_LEN => Ok(()),
         len => Err(format!("a socket's path of {len} bytes is too long: write at most {UNIX_PATH_LEN}")),
@@ -87,7 +87,7 @@ fn check_unix_path(path: &Path) -> Result<(), String> {
 }
 
 /// Splits `HOST:PORT`; what is commonly written instead gets an answer of its own.
-fn host_and_port(text: &str) -> Result<(&str, u16), String> {
+pub(super) fn host_and_port(text: &str) -> Result<(&str, u16), String> {
     if let Some((_, rest)) = text.split_once("://") {
         return Err(format!("`{text}` is a URL: write only {}", rest.trim_end_matches('/')));
     }
@@ -117,11 +117,15 @@ fn host_and_port(text: &str) -> Result<(&str, u16), String> {
     }
 }
 
-fn resolve(host: &str, port: u16) -> Result<ListenAddress, Error> {
-    let unknown = || Error::operator(format!("cannot resolve `{host}`: write one of this machine's addresses"));
+/// The first IPv4 address of a name, or else its first. It may block.
+///
+/// # Errors
+/// When it has none, with what to do instead.
+pub(super) fn resolve(host: &str, port: u16, instead: &str) -> Result<SocketAddr, Error> {
+    let unknown = || Error::operator(format!("cannot resolve `{host}`: {instead}"));
     let found: Vec<SocketAddr> = (host, port).to_socket_addrs().map_err(|error| unknown().because(error))?.collect();
     let address = found.iter().find(|address| address.is_ipv4()).or(found.first());
-    address.map(|address| ListenAddress::Tcp(*address)).ok_or_else(unknown)
+    address.copied().ok_or_else(unknown)
 }
 
 #[cfg(test)]

@@ -14,6 +14,7 @@ use std::time::Duration;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
+use super::auth::{self, AuthConfig, check_timeout, parse_method};
 use super::rate::{Factor, check_rate};
 use super::route::{self, CacheRule, HandlerConfig, MediaConfig, RouteConfig};
 use super::upload::{self, UploadConfig};
@@ -60,11 +61,12 @@ pub(super) enum Section {
     Media,
     CacheRule,
     Upload,
+    Auth,
 }
 
 impl Section {
     /// Every section that an operator writes keys in.
-    pub(super) const ALL: [Section; 7] = [
+    pub(super) const ALL: [Section; 8] = [
         Section::Top,
         Section::Server,
         Section::Limits,
@@ -72,6 +74,7 @@ impl Section {
         Section::Media,
         Section::CacheRule,
         Section::Upload,
+        Section::Auth,
     ];
 
     /// Its name, as the documentation and the errors call it.
@@ -84,6 +87,7 @@ impl Section {
             Section::Media => "media",
             Section::CacheRule => "cache_control",
             Section::Upload => "upload",
+            Section::Auth => "auth",
         }
     }
 
@@ -93,7 +97,7 @@ impl Section {
             Section::Top => vec!["server", "limits", "route"],
             Section::Server => vec!["listen", "admin", "workers", "access_log", "log_format", "driver", "send_path"],
             Section::Limits => Limits::SPECS.iter().map(|spec| spec.key).collect(),
-            Section::Route => vec!["host", "prefix", "media", "upload"],
+            Section::Route => vec!["host", "prefix", "media", "upload", "auth"],
             Section::Media => {
                 let flags = ["listing", "hidden", "precompressed"];
                 let fields = ["cors", "cache_control", "content_types"];
@@ -103,10 +107,11 @@ impl Section {
             Section::CacheRule => vec!["pattern", "value"],
             Section::Upload => {
                 let naming = ["dir", "url", "names", "name_patterns", "types", "on_conflict", "delete"];
-                let keeping = ["fsync", "resumable", "resumable_expiry"];
+                let keeping = ["fsync", "sha256", "resumable", "resumable_expiry"];
                 let bounds = ["file_fields", "file_len", "total_len", "upload_rate", "quota"];
                 naming.into_iter().chain(keeping).chain(bounds).collect()
             }
+            Section::Auth => vec!["tokens", "signing_keys", "request", "request_timeout", "methods"],
         }
     }
 }
@@ -245,7 +250,8 @@ fn route(value: &Value<'_>, dir: &Path, limits: &Limits) -> Result<RouteConfig, 
             return Err(wrong(value, "the route has two handlers: write one [[route]] for media and one for upload"));
         }
     };
-    Ok(RouteConfig { host, prefix, handler })
+    let auth = table.get("auth", |value| auth(value, dir))?;
+    Ok(RouteConfig { host, prefix, handler, auth })
 }
 
 /// A directory that is there, from the file's own one.
@@ -270,6 +276,7 @@ fn upload(value: &Value<'_>, dir: &Path) -> Result<UploadConfig, Wrong> {
     set(&mut upload.on_conflict, table.leaf("on_conflict", parsed)?);
     set(&mut upload.delete, table.leaf("delete", boolean)?);
     set(&mut upload.fsync, table.leaf("fsync", parsed)?);
+    set(&mut upload.sha256, table.leaf("sha256", boolean)?);
     set(&mut upload.resumable, table.leaf("resumable", boolean)?);
     let expiry = |value| {
         let expiry = Duration::from_millis(number(value, Unit::Time)?);
@@ -311,6 +318,32 @@ fn media(value: &Value<'_>, dir: &Path, limits: &Limits) -> Result<MediaConfig, 
     set(&mut media.rate_factor, table.leaf("rate_factor", factor)?);
     set(&mut media.rate_burst, table.leaf("rate_burst", |value| number(value, Unit::Bytes))?);
     Ok(media)
+}
+
+fn auth(value: &Value<'_>, dir: &Path) -> Result<AuthConfig, Wrong> {
+    let table = Table::of(Section::Auth, value)?;
+    let tokens = table.leaf("tokens", |value| secrets(value, dir, auth::read_tokens))?;
+    let signing_keys = table.leaf("signing_keys", |value| secrets(value, dir, auth::read_keys))?;
+    let request = table.leaf("request", parsed)?;
+    let mut auth = AuthConfig { tokens, signing_keys, request, ..AuthConfig::default() };
+    set(&mut auth.request_timeout, table.leaf("request_timeout", timeout)?);
+    let method = |value: &Value<'_>| parse_method(string(value)?).map_err(|what| wrong(value, what));
+    auth.methods = table.leaf("methods", |value| list(value, method))?;
+    auth.check_presence().map_err(|what| wrong(value, what))?;
+    Ok(auth)
+}
+
+/// The path of a file whose lines can be used.
+fn secrets(value: &Value<'_>, dir: &Path, read: fn(&Path) -> Result<Vec<String>, String>) -> Result<PathBuf, Wrong> {
+    let path = super::absolute(dir, Path::new(string(value)?)).map_err(|what| wrong(value, what))?;
+    read(&path).map_err(|what| wrong(value, what))?;
+    Ok(path)
+}
+
+fn timeout(value: &Value<'_>) -> Result<Duration, Wrong> {
+    let timeout = Duration::from_millis(number(value, Unit::Time)?);
+    check_timeout(timeout).map_err(|what| wrong(value, what))?;
+    Ok(timeout)
 }
 
 /// What replies may be held to.
@@ -465,7 +498,6 @@ fn edit_distance(from: &str, into: &str) -> usize {
 mod tests {
     use super::*;
     use proptest::prelude::*;
-    use std::path::PathBuf;
 
     /// A directory with `site.toml` and `media/` in it.
     fn site(text: &str) -> (tempfile::TempDir, PathBuf) {
@@ -478,9 +510,14 @@ mod tests {
 
     #[track_caller]
     fn check_refused(text: &str, expected: &str) {
+        assert_eq!(refused(text), expected);
+    }
+
+    #[track_caller]
+    fn refused(text: &str) -> String {
         let (dir, path) = site(text);
         let refusal = read(&path).expect_err(text).report();
-        assert_eq!(refusal.replace(&format!("{}/", dir.path().display()), ""), expected);
+        refusal.replace(&format!("{}/", dir.path().display()), "")
     }
 
     #[track_caller]
@@ -538,7 +575,7 @@ mod tests {
         let config = read(&path).unwrap();
         assert_eq!(config.listen, [ListenAddress::Unix(dir.path().join("a.sock"))]);
         assert_eq!(config.access_log, AccessLog::File(dir.path().join("a.log")));
-        let HandlerConfig::Media(media) = &config.routes[0].handler;
+        let HandlerConfig::Media(media) = &config.routes[0].handler else { panic!("no media route") };
         assert_eq!(media.root, dir.path().join("media"));
     }
 
@@ -552,7 +589,8 @@ mod tests {
         check_refused("[server]\nhigh_water_mark = \"1MiB\"", refusal);
         let refusal = "site.toml:1: unknown key `listen` in the file: write it in [server]";
         check_refused("listen = \"127.0.0.1:1\"", refusal);
-        let refusal = "site.toml:2: unknown key `handler` in [[route]]: write one of host, prefix, media";
+        let refusal = "site.toml:2: unknown key `handler` in [[route]]: write one of host, prefix, media, \
+                       upload, auth";
         check_refused("[[route]]\nhandler = \"media\"", refusal);
         let refusal = "site.toml:3: unknown key `dotfiles` in media: write one of root, index, listing, hidden, \
                        precompressed, cors, cache_control, content_types, limit_rate, limit_rate_address, rate_from, \
@@ -600,11 +638,39 @@ mod tests {
     }
 
     #[test]
+    fn a_wrong_upload_is_told_with_its_line() {
+        let with = |keys: &str| format!("[[route]]\n[route.upload]\ndir = \"media\"\n{keys}");
+        check_refused(
+            "[[route]]\nupload = {}",
+            "site.toml:2: upload has no dir: write dir = \"PATH\", where files are stored",
+        );
+        let refusal = "site.toml:2: the route has two handlers: write one [[route]] for media and one for upload";
+        check_refused("\n[[route]]\nmedia = { root = \"media\" }\nupload = { dir = \"media\" }", refusal);
+        let refusal = "site.toml:4: names: `random` is no way to name files: write one of generated, client";
+        check_refused(&with("names = \"random\""), refusal);
+        let refusal = "site.toml:4: on_conflict: `keep` is no answer to a name that is taken: write one of reject, rename, replace";
+        check_refused(&with("on_conflict = \"keep\""), refusal);
+        let refusal = "site.toml:4: fsync: `dir` is no way to sync: write one of none, file, file+dir";
+        check_refused(&with("fsync = \"dir\""), refusal);
+        let refusal = "site.toml:4: resumable_expiry: out of bounds: write 1s to 8760h";
+        check_refused(&with("resumable_expiry = \"999ms\""), refusal);
+        let refusal = "site.toml:4: upload_rate: nothing would ever come: write at least 1B/s";
+        check_refused(&with("upload_rate = \"0B/s\""), refusal);
+        let refusal = "site.toml:4: url: \"//a\" is not what a file's URL begins with: write a path like /media, or \
+                       https://cdn.example/media";
+        check_refused(&with("url = \"//a\""), refusal);
+        for wrong in ["types = \"video\"", "name_patterns = \"\"", "file_len = \"1XB\"", "quota = -1"] {
+            assert!(refused(&with(wrong)).starts_with("site.toml:4: "), "{wrong}");
+        }
+    }
+
+    #[test]
     fn a_wrong_route_is_told_with_its_line() {
         let media = "media = { root = \"media\" }";
         let refusal = "site.toml:2: routes are a list: write [[route]], with two brackets";
         check_refused(&format!("\n[route]\n{media}"), refusal);
-        let refusal = "site.toml:3: the route has no handler: write media = { root = \"PATH\" }";
+        let refusal =
+            "site.toml:3: the route has no handler: write media = { root = \"PATH\" } or upload = { dir = \"PATH\" }";
         check_refused(&format!("[[route]]\n{media}\n[[route]]\nprefix = \"/a\""), refusal);
         let refusal = "site.toml:4: an earlier route has prefix `/a` for the same host: write another prefix or host";
         check_refused(&format!("[[route]]\nprefix = \"/a\"\n{media}\n[[route]]\nprefix = \"/a\"\n{media}"), refusal);
@@ -663,9 +729,41 @@ mod tests {
     }
 
     #[test]
+    fn a_wrong_auth_table_is_told_with_its_line() {
+        let with = |keys: &str| format!("[[route]]\nmedia.root = \"media\"\n[route.auth]\n{keys}");
+        let refusal = "site.toml:3: auth lets nobody in: write tokens, signing_keys or request";
+        check_refused(&with("methods = \"POST\""), refusal);
+        check_refused(&with("token = \"a\""), "site.toml:4: unknown key `token` in auth: write `tokens`");
+        let service = "request = \"http://127.0.0.1:9\"\n";
+        let refusal = "site.toml:4: request: https is not spoken to other services: write http://HOST:PORT/PATH, of a service or \
+                       a proxy on this machine or a network that can be trusted";
+        check_refused(&with("request = \"https://127.0.0.1:9\""), refusal);
+        let refusal = "site.toml:5: request_timeout: 0ns is out of bounds: write 1ms to 1m";
+        check_refused(&with(&format!("{service}request_timeout = 0")), refusal);
+        let refusal = "site.toml:5: request_timeout: 61s is out of bounds: write 1ms to 1m";
+        check_refused(&with(&format!("{service}request_timeout = \"61s\"")), refusal);
+        let refusal =
+            "site.toml:6: methods: `post` is not a method: write some of GET, POST, PUT, PATCH, DELETE, TRACE";
+        check_refused(&with(&format!("{service}methods = [\n\"post\"]")), refusal);
+        let refusal =
+            "site.toml:5: methods: OPTIONS is never guarded, as a preflight carries no authorisation: leave it out";
+        check_refused(&with(&format!("{service}methods = [\"OPTIONS\"]")), refusal);
+        let refusal = "site.toml:5: methods: HEAD is guarded with GET: write GET";
+        check_refused(&with(&format!("{service}methods = [\"HEAD\"]")), refusal);
+        let refusal = "site.toml:3: methods: none is guarded: write at least one, or leave it out for all";
+        check_refused(&with(&format!("{service}methods = []")), refusal);
+        let refusal = "site.toml:4: signing_keys: an integer stands here: write a string, in quotes";
+        check_refused(&with("signing_keys = 1"), refusal);
+        // The file itself is no token: its first line says so.
+        let refusal =
+            "site.toml:4: tokens: site.toml:1: a token has only letters, digits and -._~+/ in it, and = at its end";
+        check_refused(&with("tokens = \"site.toml\""), refusal);
+    }
+
+    #[test]
     fn a_factor_may_be_whole_and_a_burst_may_be_none() {
         let get = |config: Config| {
-            let HandlerConfig::Media(media) = &config.routes[0].handler;
+            let HandlerConfig::Media(media) = &config.routes[0].handler else { panic!("no media route") };
             (media.rate_factor.of(100), media.rate_burst)
         };
         let with = |keys: &str| format!("[[route]]\n[route.media]\nroot = \"media\"\n{keys}");

@@ -9,6 +9,7 @@
 //! would have said.
 
 mod address;
+mod auth;
 mod file;
 mod rate;
 mod route;
@@ -22,6 +23,8 @@ use std::str::FromStr;
 use std::thread;
 
 pub use address::ListenAddress;
+pub use auth::{AuthConfig, RequestUrl};
+pub(crate) use auth::{RequestPlace, read_keys};
 pub use rate::{Factor, RateSource};
 pub(crate) use route::check_cors;
 pub use route::{CacheRule, HandlerConfig, MediaConfig, RouteConfig};
@@ -321,8 +324,11 @@ impl Overrides {
         self.apply_places(config).map_err(Error::operator)?;
         match &self.root {
             Some(root) => {
-                let route = RouteConfig::media("/", self.media_at(root)?);
-                config.routes.retain(|other| !other.answers_as(&route));
+                let mut route = RouteConfig::media("/", self.media_at(root)?);
+                // Another folder does not open to everybody what the file guards.
+                if let Some(at) = config.routes.iter().position(|other| other.answers_as(&route)) {
+                    route.auth = config.routes.remove(at).auth;
+                }
                 config.routes.insert(0, route);
             }
             None => config.routes.iter_mut().for_each(|route| match &mut route.handler {
@@ -413,6 +419,7 @@ mod tests {
     use super::file::Section;
     use super::*;
     use std::collections::BTreeSet;
+    use std::time::Duration;
 
     const DOCUMENTATION: &str = include_str!("../../docs/CONFIG.md");
 
@@ -433,12 +440,17 @@ mod tests {
 
     /// What the documentation has to say is this key's default.
     fn default_of(key: &str) -> String {
-        let config = Config { routes: vec![RouteConfig::media("/", MediaConfig::new("/srv"))], ..Config::default() };
+        let mut route = RouteConfig::media("/", MediaConfig::new("/srv"));
+        route.auth = Some(AuthConfig::default());
+        let upload = RouteConfig::upload("/up", UploadConfig::new("/srv"));
+        let config = Config { routes: vec![route, upload], ..Config::default() };
         let written = config.to_toml();
         let value = written.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix(" = "));
         match (key, value) {
             ("workers", _) => String::from("one for each processor"),
-            ("root" | "media" | "pattern" | "value", _) => String::from("required"),
+            ("root" | "dir" | "pattern" | "value", _) => String::from("required"),
+            ("media" | "upload", _) => String::from("one handler"),
+            ("methods", None) => String::from("all but `OPTIONS`"),
             (_, Some(value)) => format!("`{value}`"),
             (_, None) => String::from("none"),
         }
@@ -498,8 +510,10 @@ mod tests {
     }
 
     fn media(config: &mut Config) -> &mut MediaConfig {
-        let HandlerConfig::Media(media) = &mut config.routes[0].handler;
-        media
+        match &mut config.routes[0].handler {
+            HandlerConfig::Media(media) => media,
+            other => panic!("no media route: {other:?}"),
+        }
     }
 
     #[test]
@@ -571,6 +585,34 @@ mod tests {
             rate_burst: 0,
             ..MediaConfig::new(dir.path())
         };
+        let (tokens, keys) = (dir.path().join("tokens"), dir.path().join("keys"));
+        [&tokens, &keys].into_iter().for_each(|path| std::fs::write(path, "0123456789abcdef").unwrap());
+        config.routes[0].auth = Some(AuthConfig {
+            tokens: Some(tokens),
+            signing_keys: Some(keys),
+            request: Some("http://[::1]:9/check?a=\"b\"".parse().unwrap()),
+            request_timeout: Duration::from_millis(1500),
+            methods: Some(vec![http::Method::POST, http::Method::GET]),
+        });
+        let upload = UploadConfig {
+            url: Some("https://cdn.example/a".into()),
+            names: Names::Client,
+            name_patterns: vec!["*.mp4".into(), "a?".into()],
+            types: vec!["video/*".into(), "image/png".into()],
+            on_conflict: OnConflict::Rename,
+            delete: true,
+            fsync: Fsync::File,
+            sha256: false,
+            resumable: false,
+            resumable_expiry: std::time::Duration::from_secs(5400),
+            file_fields: vec!["f".into()],
+            file_len: 1,
+            total_len: 2 << 30,
+            upload_rate: Some(1000),
+            quota: Some(0),
+            ..UploadConfig::new(dir.path())
+        };
+        config.routes.push(RouteConfig::upload("/up", upload));
         config.check().unwrap();
         check_round_trip(&config);
 

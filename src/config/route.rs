@@ -7,6 +7,7 @@ use std::io;
 use std::net::Ipv6Addr;
 use std::path::{Path, PathBuf};
 
+use super::auth::AuthConfig;
 use super::rate::{Factor, RateSource, check_rate};
 use super::upload::UploadConfig;
 use crate::limits::Limits;
@@ -23,6 +24,8 @@ pub struct RouteConfig {
     pub prefix: String,
     /// What answers.
     pub handler: HandlerConfig,
+    /// Who may ask; `None` is everybody.
+    pub auth: Option<AuthConfig>,
 }
 
 /// What answers a route's requests.
@@ -37,21 +40,27 @@ pub enum HandlerConfig {
 impl RouteConfig {
     /// A folder of files beneath this prefix, for any host.
     pub fn media(prefix: impl Into<String>, media: MediaConfig) -> Self {
-        RouteConfig { host: None, prefix: prefix.into(), handler: HandlerConfig::Media(media) }
+        RouteConfig { host: None, prefix: prefix.into(), handler: HandlerConfig::Media(media), auth: None }
     }
 
     /// A folder that takes uploads beneath this prefix, for any host.
     pub fn upload(prefix: impl Into<String>, upload: UploadConfig) -> Self {
-        RouteConfig { host: None, prefix: prefix.into(), handler: HandlerConfig::Upload(upload) }
+        RouteConfig { host: None, prefix: prefix.into(), handler: HandlerConfig::Upload(upload), auth: None }
     }
 
     pub(super) fn check(&self, limits: &Limits) -> Result<(), String> {
         self.host.as_deref().map_or(Ok(()), check_host).map_err(|wrong| format!("host: {wrong}"))?;
         check_prefix(&self.prefix).map_err(|wrong| format!("prefix: {wrong}"))?;
+        self.auth.as_ref().map_or(Ok(()), AuthConfig::check)?;
         match &self.handler {
             HandlerConfig::Media(media) => media.check().and_then(|()| media.check_rates(limits)),
             HandlerConfig::Upload(upload) => upload.check(),
         }
+    }
+
+    /// Whether a request to it may open a connection to another service.
+    pub(crate) fn asks_a_service(&self) -> bool {
+        self.auth.as_ref().is_some_and(|auth| auth.request.is_some())
     }
 
     /// Whether both would answer the same requests.

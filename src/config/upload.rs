@@ -31,6 +31,8 @@ pub struct UploadConfig {
     pub delete: bool,
     /// What is on the disk when the reply is sent. Default: the file and its name.
     pub fsync: Fsync,
+    /// Whether the digest of each file is made and told, which costs more than storing it does. Default: yes.
+    pub sha256: bool,
     /// Whether uploads can be resumed: tus 1.0 and the IETF's draft. Default: yes.
     pub resumable: bool,
     /// How long an upload that is not whole is kept after its last bytes. Default: a day.
@@ -59,6 +61,7 @@ impl UploadConfig {
             on_conflict: OnConflict::Reject,
             delete: false,
             fsync: Fsync::FileAndDirectory,
+            sha256: true,
             resumable: true,
             resumable_expiry: Duration::from_secs(24 * 60 * 60),
             file_fields: Vec::new(),

@@ -5,7 +5,7 @@
 
 use toml::Value;
 
-use super::{Config, HandlerConfig, MediaConfig, RouteConfig, UploadConfig};
+use super::{AuthConfig, Config, HandlerConfig, MediaConfig, RouteConfig, UploadConfig};
 use crate::limits::{Limits, Unit};
 
 /// Every key that has a value, resolved.
@@ -49,6 +49,9 @@ fn route(out: &mut Writer, route: &RouteConfig) {
         HandlerConfig::Media(media) => self::media(out, media),
         HandlerConfig::Upload(upload) => self::upload(out, upload),
     }
+    if let Some(auth) = &route.auth {
+        self::auth(out, auth);
+    }
 }
 
 fn upload(out: &mut Writer, upload: &UploadConfig) {
@@ -66,6 +69,7 @@ fn upload(out: &mut Writer, upload: &UploadConfig) {
     out.key("on_conflict", string(&upload.on_conflict.to_string()));
     out.key("delete", upload.delete);
     out.key("fsync", string(&upload.fsync.to_string()));
+    out.key("sha256", upload.sha256);
     out.key("resumable", upload.resumable);
     out.key("resumable_expiry", string(&Unit::Time.format(upload.resumable_expiry.as_millis() as u64)));
     if !upload.file_fields.is_empty() {
@@ -78,6 +82,23 @@ fn upload(out: &mut Writer, upload: &UploadConfig) {
     }
     if let Some(quota) = upload.quota {
         out.key("quota", string(&Unit::Bytes.format(quota)));
+    }
+}
+
+fn auth(out: &mut Writer, auth: &AuthConfig) {
+    out.heading("[route.auth]");
+    for (key, path) in [("tokens", &auth.tokens), ("signing_keys", &auth.signing_keys)] {
+        if let Some(path) = path {
+            out.key(key, string(&path.to_string_lossy()));
+        }
+    }
+    if let Some(request) = &auth.request {
+        out.key("request", string(&request.to_string()));
+    }
+    let timeout = u64::try_from(auth.request_timeout.as_millis()).unwrap_or(u64::MAX);
+    out.key("request_timeout", string(&Unit::Time.format(timeout)));
+    if let Some(methods) = &auth.methods {
+        out.key("methods", strings(methods.iter().map(ToString::to_string)));
     }
 }
 

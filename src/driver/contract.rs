@@ -7,15 +7,16 @@ use std::ffi::CString;
 use std::io::{self, Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::os::fd::{AsRawFd, RawFd};
+use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
-use super::op::{Closing, Expect, Interest, Op, OpenHow, Opening};
+use super::op::{Closing, Expect, Interest, Op, OpenHow, Opening, RemoteAddress};
 use super::pipe::Pipe;
-use super::sim::{Client, Content, End, Faults, Sim, World, explore};
+use super::sim::{Backend, Client, Content, End, Faults, Sim, World, explore};
 use super::slot::{Completion, Event, Owner, Slot, Token};
 use super::uring::Uring;
 use super::{Advice, Driver, FileKind, More, Setup, SocketOption, Wait};
@@ -43,6 +44,8 @@ macro_rules! on_every_driver {
         }
     };
 }
+
+mod files;
 
 on_every_driver! {
     a_read_that_was_given_up_keeps_its_buffer_until_its_completion,
@@ -77,6 +80,13 @@ on_every_driver! {
     advice_brings_pages_and_takes_them_away,
     a_cork_holds_part_of_a_packet_back_until_it_is_drawn,
     a_pacing_rate_is_kept_until_it_is_lifted,
+    a_direct_receive_takes_no_byte_more_than_asked,
+    a_direct_receive_takes_what_came_before_a_reset,
+    a_low_water_mark_holds_readability_back_until_so_many_bytes_or_the_end,
+    a_connect_reaches_who_listens_there,
+    a_connect_to_nobody_is_refused,
+    a_connect_that_is_not_answered_can_be_given_up,
+    a_connect_that_was_given_up_and_closed_leaves_nothing,
 }
 
 /// How long the driver's clock may run before a scenario fails.
@@ -493,6 +503,82 @@ fn a_pacing_rate_is_kept_until_it_is_lifted(mut stage: Stage) {
     });
 }
 
+fn a_direct_receive_takes_no_byte_more_than_asked(mut stage: Stage) {
+    let (socket, mut peer) = stage.connection();
+    let mut buf = stage.driver.transfer_pool().try_take().unwrap();
+    assert_eq!(stage.driver.receive(socket, &mut buf, 9).unwrap_err().kind(), io::ErrorKind::WouldBlock);
+    peer.send(b"0123456789");
+    stage.wait_for_bytes(socket);
+    for (len, expected) in [(3, "012"), (1, "0123"), (100, "0123456789")] {
+        stage.driver.receive(socket, &mut buf, len).unwrap();
+        assert_eq!(std::str::from_utf8(&buf).unwrap(), expected);
+    }
+    assert_eq!(stage.driver.receive(socket, &mut buf, 1).unwrap_err().kind(), io::ErrorKind::WouldBlock);
+    buf.append(&vec![b'.'; buf.spare_len() - 2]);
+    peer.send(b"abc");
+    stage.wait_for_bytes(socket);
+    assert_eq!(stage.driver.receive(socket, &mut buf, 3).unwrap(), 2, "there is no more room");
+    assert!(buf.ends_with(b".ab"));
+    buf.truncate(0);
+    peer.finish();
+    assert_eq!(stage.driver.receive(socket, &mut buf, 3).unwrap(), 1);
+    stage.wait_for_bytes(socket);
+    assert_eq!(stage.driver.receive(socket, &mut buf, 3).unwrap(), 0);
+    assert_eq!(&*buf, b"c");
+}
+
+fn a_direct_receive_takes_what_came_before_a_reset(mut stage: Stage) {
+    let (socket, mut peer) = stage.connection();
+    let mut buf = stage.driver.transfer_pool().try_take().unwrap();
+    peer.send(b"last");
+    peer.reset();
+    let poll = stage.submit(Op::Poll { socket, interest: Interest::HangUp });
+    stage.finish(poll);
+    assert_eq!(stage.driver.receive(socket, &mut buf, 3).unwrap(), 3);
+    assert_eq!(stage.driver.receive(socket, &mut buf, 3).unwrap(), 1);
+    assert_eq!(&*buf, b"last");
+    assert_eq!(stage.driver.receive(socket, &mut buf, 3).unwrap_err().kind(), io::ErrorKind::ConnectionReset);
+    assert_eq!(stage.driver.receive(socket, &mut buf, 3).unwrap(), 0, "the error is told once");
+}
+
+fn a_low_water_mark_holds_readability_back_until_so_many_bytes_or_the_end(mut stage: Stage) {
+    let (socket, mut peer) = stage.connection();
+    let mut buf = stage.driver.transfer_pool().try_take().unwrap();
+    stage.driver.set_option(socket, SocketOption::ReceiveLowWater(4000)).unwrap();
+    for ending in [false, true] {
+        let poll = stage.submit(Op::Poll { socket, interest: Interest::Readable });
+        peer.send(&[b'x'; 3999]);
+        for _ in 0..20 {
+            stage.turn();
+            assert!(stage.poll(poll).is_pending());
+        }
+        if ending {
+            peer.finish();
+        } else {
+            peer.send(b"x");
+        }
+        assert_ne!(stage.finish(poll).result.unwrap() & libc::POLLIN as u32, 0);
+        let there = if ending { 3999 } else { 4000 };
+        assert_eq!(stage.driver.receive(socket, &mut buf, 4096).unwrap(), there);
+        buf.truncate(0);
+    }
+
+    let (socket, mut peer) = stage.connection();
+    for mark in [4000, 1, 4000, 0] {
+        stage.driver.set_option(socket, SocketOption::ReceiveLowWater(mark)).unwrap();
+        let poll = stage.submit(Op::Poll { socket, interest: Interest::Readable });
+        (0..3).for_each(|_| stage.turn());
+        assert!(stage.poll(poll).is_pending());
+        if mark < 2 {
+            peer.send(b"x");
+            stage.finish(poll);
+            assert_eq!(stage.driver.receive(socket, &mut buf, 2).unwrap(), 1);
+        } else {
+            stage.driver.abandon(poll);
+        }
+    }
+}
+
 fn a_file_region_ends_at_the_end_of_the_file(mut stage: Stage) {
     stage.add_file("file", b"0123456789");
     let file = stage.open("file").unwrap();
@@ -806,6 +892,62 @@ fn a_cork_holds_part_of_a_packet_back_until_it_is_drawn(mut stage: Stage) {
 }
 
 /// Whether a real socket is corked.
+fn a_connect_reaches_who_listens_there(mut stage: Stage) {
+    for (address, backend) in stage.backends() {
+        let socket = stage.driver.stream_socket(address.family()).unwrap();
+        let connect = stage.submit(Op::Connect { socket, to: address });
+        assert_eq!(stage.finish(connect).result.unwrap(), 0);
+        let mut peer = backend.accept();
+        peer.send(b"reply");
+        assert_eq!(stage.receive(socket).unwrap(), b"reply");
+        assert_eq!(stage.driver.send(socket, b"request", More::No).unwrap(), 7);
+        assert_eq!(peer.take(), b"request");
+        stage.driver.close(socket, Closing::Inline);
+        stage.turn_until("the peer is told", |_| peer.end() != End::Open);
+    }
+}
+
+fn a_connect_to_nobody_is_refused(mut stage: Stage) {
+    for (address, backend) in stage.backends() {
+        let _refusing = backend.stop();
+        let socket = stage.driver.stream_socket(address.family()).unwrap();
+        let connect = stage.submit(Op::Connect { socket, to: address });
+        assert_eq!(stage.finish(connect).result.unwrap_err().kind(), io::ErrorKind::ConnectionRefused);
+        stage.driver.close(socket, Closing::Inline);
+        stage.turn_until("it is closed", |stage| stage.driver.slots().in_flight() == 0);
+    }
+}
+
+fn a_connect_that_is_not_answered_can_be_given_up(mut stage: Stage) {
+    let (address, _silent) = stage.silent_backend();
+    let socket = stage.driver.stream_socket(address.family()).unwrap();
+    let connect = stage.submit(Op::Connect { socket, to: address });
+    for _ in 0..3 {
+        stage.driver.turn(Wait::No).unwrap();
+    }
+    assert!(stage.poll(connect).is_pending());
+    stage.driver.abandon(connect);
+    stage.driver.close(socket, Closing::Inline);
+    stage.turn_until("all ends", |stage| stage.driver.slots().in_flight() == 0);
+    if let Outside::Fake(world) = &stage.outside {
+        assert_eq!(world.open_descriptors().sockets, 0);
+    }
+}
+
+fn a_connect_that_was_given_up_and_closed_leaves_nothing(mut stage: Stage) {
+    for (address, backend) in stage.backends() {
+        let socket = stage.driver.stream_socket(address.family()).unwrap();
+        let connect = stage.submit(Op::Connect { socket, to: address });
+        stage.driver.abandon(connect);
+        stage.driver.close(socket, Closing::Inline);
+        stage.turn_until("all ends", |stage| stage.driver.slots().in_flight() == 0);
+        // Whether it was connected before it was given up is a race; if so, the peer is told of the end.
+        if let Some(mut peer) = backend.try_accept() {
+            stage.turn_until("the peer is told", |_| peer.end() != End::Open);
+        }
+    }
+}
+
 fn cork(socket: RawFd) -> i32 {
     let (mut value, mut len) = (-1_i32, size_of::<i32>() as libc::socklen_t);
     let (to, to_len) = ((&raw mut value).cast(), &raw mut len);
@@ -909,6 +1051,13 @@ enum Listener {
     Fake(RawFd),
 }
 
+/// A server that the driver connects to.
+enum Elsewhere {
+    Tcp(TcpListener),
+    Unix(UnixListener),
+    Fake(Rc<Backend>),
+}
+
 enum Peer {
     Real { stream: Option<TcpStream>, unread: Vec<u8> },
     Fake(Client),
@@ -995,6 +1144,48 @@ impl Stage {
         match &self.outside {
             Outside::Real(_) => Listener::Real(TcpListener::bind("127.0.0.1:0").unwrap()),
             Outside::Fake(world) => Listener::Fake(world.listen()),
+        }
+    }
+
+    /// Servers to connect to, of every kind.
+    fn backends(&self) -> Vec<(RemoteAddress, Elsewhere)> {
+        match &self.outside {
+            Outside::Real(dir) => {
+                let tcp = TcpListener::bind("127.0.0.1:0").unwrap();
+                let path = dir.path().join("socket");
+                let unix = UnixListener::bind(&path).unwrap();
+                vec![
+                    (RemoteAddress::tcp(tcp.local_addr().unwrap()), Elsewhere::Tcp(tcp)),
+                    (RemoteAddress::unix(&path).unwrap(), Elsewhere::Unix(unix)),
+                ]
+            }
+            Outside::Fake(world) => {
+                let addresses = [
+                    RemoteAddress::tcp("192.0.2.9:80".parse().unwrap()),
+                    RemoteAddress::unix(Path::new("/socket")).unwrap(),
+                ];
+                addresses.map(|address| (address.clone(), Elsewhere::Fake(world.serve(address)))).into()
+            }
+        }
+    }
+
+    /// A server that does not answer a connect, until it is dropped.
+    fn silent_backend(&self) -> (RemoteAddress, Box<dyn std::any::Any>) {
+        match &self.outside {
+            Outside::Real(_) => {
+                let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+                // Of a queue of none, one place is filled; the kernel drops what comes then.
+                nix::sys::socket::listen(&listener, nix::sys::socket::Backlog::new(0).unwrap()).unwrap();
+                let address = listener.local_addr().unwrap();
+                let first = TcpStream::connect(address).unwrap();
+                (RemoteAddress::tcp(address), Box::new((listener, first)))
+            }
+            Outside::Fake(world) => {
+                let address = RemoteAddress::tcp("192.0.2.9:80".parse().unwrap());
+                let backend = world.serve(address.clone());
+                backend.fall_silent(true);
+                (address, Box::new(backend))
+            }
         }
     }
 
@@ -1092,6 +1283,13 @@ impl Stage {
             Peer::Real { .. } => super::sys::max_pacing_rate(socket).unwrap(),
             Peer::Fake(client) => client.max_pacing_rate(),
         }
+    }
+
+    /// Waits until there are bytes to receive, or the end.
+    #[track_caller]
+    fn wait_for_bytes(&mut self, socket: RawFd) {
+        let poll = self.submit(Op::Poll { socket, interest: Interest::Readable });
+        assert_ne!(self.finish(poll).result.unwrap() & libc::POLLIN as u32, 0);
     }
 
     fn submit(&mut self, op: Op) -> Slot {
@@ -1250,6 +1448,41 @@ impl Listener {
             Listener::Real(listener) => listener.as_raw_fd(),
             Listener::Fake(fd) => *fd,
         }
+    }
+}
+
+impl Elsewhere {
+    /// Listens no more. What is returned keeps the address, so that nobody else gets it.
+    fn stop(self) -> Option<Self> {
+        let fd = match &self {
+            Elsewhere::Fake(_) => return None,
+            Elsewhere::Tcp(listener) => listener.as_raw_fd(),
+            Elsewhere::Unix(listener) => listener.as_raw_fd(),
+        };
+        nix::sys::socket::shutdown(fd, nix::sys::socket::Shutdown::Read).unwrap();
+        Some(self)
+    }
+
+    #[track_caller]
+    fn accept(&self) -> Peer {
+        self.try_accept().expect("a connection")
+    }
+
+    fn try_accept(&self) -> Option<Peer> {
+        // Both are stream sockets, and nothing that is done with a peer is particular to one.
+        let stream = match self {
+            Elsewhere::Fake(backend) => return backend.accept().map(Peer::Fake),
+            Elsewhere::Tcp(listener) => {
+                listener.set_nonblocking(true).unwrap();
+                listener.accept().ok()?.0
+            }
+            Elsewhere::Unix(listener) => {
+                listener.set_nonblocking(true).unwrap();
+                TcpStream::from(std::os::fd::OwnedFd::from(listener.accept().ok()?.0))
+            }
+        };
+        stream.set_nonblocking(true).unwrap();
+        Some(Peer::Real { stream: Some(stream), unread: Vec::new() })
     }
 }
 

@@ -36,7 +36,7 @@ use std::task::{Context, Poll};
 use std::time::{Instant, SystemTime};
 
 use self::buf::{Buf, BufferPool};
-use self::op::{Closing, Op};
+use self::op::{Closing, Family, Op};
 use self::pipe::{Pipe, PipePool};
 use self::slot::{Abandoned, Completion, Event, Owner, Slot, SlotTable};
 
@@ -208,8 +208,15 @@ pub trait Driver {
     /// `WouldBlock` when another has it, of this process or of another; else as flock(2).
     fn try_lock(&mut self, file: RawFd) -> io::Result<()>;
 
+    /// A stream socket that is not connected yet, non-blocking and close-on-exec; see [`Op::Connect`].
+    ///
+    /// # Errors
+    /// As socket(2): no descriptor is left, or the family is not there.
+    fn stream_socket(&mut self, family: Family) -> io::Result<RawFd>;
+
     /// Appends at most `len` bytes that have come to the buffer, as far as it has room, and returns how many; 0 is the end of the
-    /// stream. Unlike [`Op::Receive`] it takes no byte that was not asked for, and waits for none.
+    /// stream, so at least one byte is asked for and there is room for it. Unlike [`Op::Receive`] it takes no byte that was not
+    /// asked for, and waits for none.
     ///
     /// # Errors
     /// `WouldBlock` when nothing has come; else as recv(2).

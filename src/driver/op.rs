@@ -5,11 +5,15 @@
 //! point, and then the kernel would write into memory that is no longer ours.
 
 use std::ffi::CString;
+use std::io;
+use std::net::SocketAddr;
 use std::ops::Range;
 use std::os::fd::RawFd;
+use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
 use bytes::Bytes;
+use nix::sys::socket::{SockaddrLike, SockaddrStorage, UnixAddr};
 
 use super::buf::Buf;
 use super::pipe::Pipe;
@@ -22,6 +26,14 @@ pub enum Op {
     Accept {
         /// The listening socket.
         listener: RawFd,
+    },
+    /// Connects a socket of [`super::Driver::stream_socket`], and waits until that has succeeded or failed. A socket whose connect
+    /// failed or was given up is good for nothing but to be closed.
+    Connect {
+        /// The socket, of the address's family and not connected yet.
+        socket: RawFd,
+        /// Where to.
+        to: RemoteAddress,
     },
     /// Receives into a buffer that is picked from the receive pool when bytes are there, so that a waiting connection holds
     /// none. Completes with `ENOBUFS` when the pool is empty.
@@ -205,6 +217,68 @@ pub enum Opening {
     Unnamed,
 }
 
+/// An address to connect to, as the kernel reads it: on the heap, so that it stays where it is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RemoteAddress(Box<Sockaddr>);
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Sockaddr {
+    Tcp(SocketAddr, SockaddrStorage),
+    Unix(PathBuf, UnixAddr),
+}
+
+impl RemoteAddress {
+    /// A TCP port.
+    pub fn tcp(address: SocketAddr) -> Self {
+        RemoteAddress(Box::new(Sockaddr::Tcp(address, SockaddrStorage::from(address))))
+    }
+
+    /// A socket in the file system.
+    ///
+    /// # Errors
+    /// When the path has more than 107 bytes, or a NUL.
+    pub fn unix(path: &Path) -> io::Result<Self> {
+        Ok(RemoteAddress(Box::new(Sockaddr::Unix(path.to_path_buf(), UnixAddr::new(path)?))))
+    }
+
+    /// The family of sockets that can be connected to it.
+    pub fn family(&self) -> Family {
+        match &*self.0 {
+            Sockaddr::Tcp(SocketAddr::V4(_), _) => Family::Ipv4,
+            Sockaddr::Tcp(SocketAddr::V6(_), _) => Family::Ipv6,
+            Sockaddr::Unix(..) => Family::Unix,
+        }
+    }
+
+    /// What connect(2) takes; it stays where it is as long as this address does.
+    pub(super) fn raw(&self) -> (*const libc::sockaddr, libc::socklen_t) {
+        match &*self.0 {
+            Sockaddr::Tcp(_, raw) => (raw.as_ptr(), raw.len()),
+            Sockaddr::Unix(_, raw) => (SockaddrLike::as_ptr(raw), raw.len()),
+        }
+    }
+}
+
+impl std::fmt::Display for RemoteAddress {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match &*self.0 {
+            Sockaddr::Tcp(address, _) => address.fmt(f),
+            Sockaddr::Unix(path, _) => write!(f, "unix:{}", path.display()),
+        }
+    }
+}
+
+/// A family of addresses.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Family {
+    /// `AF_INET`.
+    Ipv4,
+    /// `AF_INET6`.
+    Ipv6,
+    /// `AF_UNIX`.
+    Unix,
+}
+
 /// What happens when the name that something is moved to is taken.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Taken {
@@ -270,6 +344,8 @@ impl Op {
             Op::Link { file, directory, .. } => [Some(*file), Some(*directory)],
             Op::Rename { directory, to_directory, .. } => [Some(*directory), Some(*to_directory)],
             Op::Unlink { directory, .. } | Op::MakeDirectory { directory, .. } => [Some(*directory), None],
+            // Since Linux 6.3 these begin on the kernel's thread, too.
+            Op::Allocate { file: fd, .. } | Op::Sync { fd } => [Some(*fd), None],
             _ => [None, None],
         }
     }

@@ -19,24 +19,24 @@ mod random;
 mod world;
 
 pub use self::files::Content;
-pub use self::net::{Client, End};
+pub use self::net::{Backend, Client, End};
 pub use self::world::{Descriptors, Faults, World, explore};
 
 use std::collections::BTreeMap;
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::{BorrowedFd, OwnedFd, RawFd};
-use std::rc::Rc;
+use std::rc::{Rc, Weak};
 use std::time::{Duration, Instant, SystemTime};
 
 use nix::poll::{PollFd, PollFlags, PollTimeout};
 
 use self::files::{Directory, File, Node};
-use self::net::{Connection, Sent};
+use self::net::{Connection, Sent, ServerSide};
 use self::pipes::FakePipes;
 use self::world::{FIRST_DESCRIPTOR, Object};
 use super::buf::{Buf, BufferPool};
-use super::op::{Closing, Expect, Interest, Op, Opening, Taken};
+use super::op::{Closing, Expect, Family, Interest, Op, Opening, Taken};
 use super::pipe::{Pipe, PipePool};
 use super::slot::{Owner, Slot, SlotTable};
 use super::{Advice, Driver, DriverCounts, FileKind, FileStat, More, Setup, SocketOption, Wait};
@@ -80,6 +80,7 @@ struct Flight {
 /// What an operation does, with the objects that it keeps alive.
 enum Work {
     Accept(Rc<Object>),
+    Connect(Rc<Object>, Weak<Backend>),
     Receive(Rc<Object>, Expect),
     Read(Rc<Object>),
     FillPipe(Rc<Object>),
@@ -250,8 +251,18 @@ impl Sim {
 
     fn carry_out(&mut self, flight: &mut Flight) -> Option<Answer> {
         let slot = flight.slot;
+        for object in flight.work.looked_up_late() {
+            assert!(self.world.is_open(object), "sim: a descriptor is closed before its {}", flight.work.name());
+        }
         match &flight.work {
             Work::Accept(listener) => self.accept(listener),
+            Work::Connect(socket, backend) => Some(Answer::last(match backend.upgrade() {
+                Some(backend) => {
+                    backend.connect(socket.unconnected());
+                    Ok(0)
+                }
+                None => Err(errno(libc::ECONNREFUSED)),
+            })),
             Work::Receive(socket, _) => self.receive(&mut socket.socket().get()),
             Work::Read(file) => Some(Answer::last(self.read(slot, file))),
             Work::FillPipe(file) => Some(Answer::last(self.fill(slot, file))),
@@ -359,6 +370,10 @@ impl Sim {
     fn open(&mut self, slot: Slot, root: Option<&Object>) -> io::Result<u32> {
         let Op::Open { path, opening, .. } = self.slots.op_mut(slot) else { unreachable!("an open's slot") };
         let (path, opening) = (path.as_bytes(), *opening);
+        // The kernel looks for a number first, so that a file which can't be opened is not made either.
+        if !self.world.descriptor_is_free() {
+            return Err(errno(libc::EMFILE));
+        }
         let node = match (opening, root) {
             (Opening::Anywhere, None) => self.world.resolve(path),
             (Opening::Anywhere, _) | (_, None) => {
@@ -641,8 +656,16 @@ impl Driver for Sim {
         }
     }
 
+    fn stream_socket(&mut self, _family: Family) -> io::Result<RawFd> {
+        if !self.world.descriptor_is_free() {
+            return Err(errno(libc::EMFILE));
+        }
+        Ok(self.world.add_descriptor(Object::Socket(ServerSide::unconnected())))
+    }
+
     #[track_caller]
     fn receive(&mut self, socket: RawFd, buf: &mut Buf, len: usize) -> io::Result<usize> {
+        assert!(len.min(buf.spare_len()) > 0, "sim: a receive of no bytes would pass for the end of the stream");
         let object = self.world.object(socket);
         let mut connection = object.socket().get();
         let received = match connection.receivable() {
@@ -796,6 +819,9 @@ impl Work {
     fn new(world: &World, op: &Op) -> Self {
         match op {
             Op::Accept { listener } => Work::Accept(checked(world.object(*listener), Object::listener)),
+            Op::Connect { socket, to } => {
+                Work::Connect(checked(world.object(*socket), Object::unconnected), world.backend(to))
+            }
             Op::Receive { socket, expect } => Work::Receive(checked(world.object(*socket), Object::socket), *expect),
             Op::Read { file, .. } => Work::Read(checked(world.object(*file), Object::file)),
             Op::FillPipe { file, .. } => Work::FillPipe(checked(world.object(*file), Object::file)),
@@ -831,6 +857,7 @@ impl Work {
     fn is_ready(&self) -> bool {
         match self {
             Work::Accept(listener) => listener.listener().is_ready(),
+            Work::Connect(_, backend) => backend.upgrade().is_none_or(|backend| backend.answers()),
             Work::Receive(socket, _) => socket.socket().get().is_readable(),
             Work::Poll(socket, interest) => socket.socket().get().events(*interest) != 0,
             Work::PollReal(fd) => is_readable(&[*fd], Duration::ZERO),
@@ -840,9 +867,21 @@ impl Work {
         }
     }
 
+    /// What the kernel looks up by its number only now that it gets to the operation.
+    fn looked_up_late(&self) -> impl Iterator<Item = &Rc<Object>> {
+        let (object, other) = match self {
+            Work::Change("write", ..) => (None, None),
+            Work::Change(_, object, other) => (Some(object), other.as_ref()),
+            Work::Open(root) => (root.as_ref(), None),
+            _ => (None, None),
+        };
+        object.into_iter().chain(other)
+    }
+
     fn name(&self) -> &'static str {
         match self {
             Work::Accept(_) => "accept",
+            Work::Connect(..) => "connect",
             Work::Receive(..) => "receive",
             Work::Read(_) => "read",
             Work::FillPipe(_) => "fill",

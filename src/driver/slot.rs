@@ -313,7 +313,11 @@ fn orphan(op: &Op, result: &io::Result<u32>) -> Option<RawFd> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::op::{Closing, Expect, Interest};
+    use std::ffi::CString;
+
+    use bytes::Bytes;
+
+    use super::super::op::{Closing, Expect, Interest, OpenHow, Opening, Taken, WriteFrom};
     use super::*;
 
     fn poll_once(table: &mut SlotTable, slot: Slot) -> Poll<Completion> {
@@ -402,6 +406,73 @@ mod tests {
         let receive = table.insert(Op::Receive { socket: 7, expect: Expect::Now }, Owner::Worker(Token(8)));
         assert_eq!(table.drop_unclaimed(), [10, 10]);
         assert_eq!(table.cancellable(), [receive]);
+    }
+
+    fn c(name: &str) -> CString {
+        CString::new(name).unwrap()
+    }
+
+    fn rename(from: RawFd, to: RawFd) -> Op {
+        let (name, to_name) = (c("a"), c("b"));
+        Op::Rename { directory: from, name, to_directory: to, to_name, taken: Taken::Refuse }
+    }
+
+    #[test]
+    fn a_close_waits_for_the_last_operation_that_is_looked_up_late() {
+        let mut table = SlotTable::default();
+        let link = table.insert(Op::link(5, 6, c("name")), Owner::Task(None));
+        let unlink = table.insert(Op::Unlink { directory: 6, name: c("name") }, Owner::Task(None));
+        assert!(table.park_close(5, Closing::Aside) && table.park_close(6, Closing::Inline));
+        assert!(!table.park_close(7, Closing::Inline), "nothing names it");
+        assert!(table.take_ready_closes().is_empty());
+        assert_eq!(table.complete(link, Ok(0), None, false), None);
+        assert_eq!(table.take_ready_closes(), [(5, Closing::Aside)]);
+        assert_eq!(table.complete(unlink, Err(io::Error::from_raw_os_error(libc::EIO)), None, false), None);
+        assert_eq!(table.take_ready_closes(), [(6, Closing::Inline)]);
+        assert!(table.take_ready_closes().is_empty(), "each once");
+        assert!(
+            !table.park_close(5, Closing::Aside) && !table.park_close(6, Closing::Inline),
+            "nothing names them now"
+        );
+    }
+
+    #[test]
+    fn an_operation_that_names_a_descriptor_twice_keeps_it_open_once() {
+        let mut table = SlotTable::default();
+        let slot = table.insert(rename(5, 5), Owner::Task(None));
+        assert!(table.park_close(5, Closing::Inline));
+        assert_eq!(table.complete(slot, Ok(0), None, false), None);
+        assert_eq!(table.take_ready_closes(), [(5, Closing::Inline)]);
+        assert!(!table.park_close(5, Closing::Inline));
+    }
+
+    #[test]
+    fn giving_an_operation_up_frees_no_descriptor_that_it_names() {
+        let mut table = SlotTable::default();
+        let slot = table.insert(rename(5, 6), Owner::Task(None));
+        assert!(matches!(table.abandon(slot), Abandoned::StillInFlight));
+        assert!(table.park_close(6, Closing::Inline) && table.park_close(5, Closing::Inline));
+        assert!(table.take_ready_closes().is_empty());
+        assert_eq!(table.complete(slot, Ok(0), None, false), None);
+        let mut ready = table.take_ready_closes();
+        ready.sort_unstable_by_key(|(fd, _)| *fd);
+        assert_eq!(ready, [(5, Closing::Inline), (6, Closing::Inline)]);
+    }
+
+    /// What the kernel does with them it does with the descriptor that it looked up at the submission, in order.
+    #[test]
+    fn no_close_waits_for_reads_writes_and_sockets_or_for_no_descriptor() {
+        let mut table = SlotTable::default();
+        table.insert(Op::Write { file: 5, offset: 0, from: WriteFrom::Bytes(Bytes::new()) }, Owner::Task(None));
+        table.insert(Op::Receive { socket: 6, expect: Expect::Now }, Owner::Task(None));
+        let how = Box::<OpenHow>::default();
+        let open = Op::Open { root: libc::AT_FDCWD, path: c("/"), opening: Opening::Anywhere, how };
+        let open = table.insert(open, Owner::Task(None));
+        for fd in [5, 6, libc::AT_FDCWD] {
+            assert!(!table.park_close(fd, Closing::Inline));
+        }
+        assert_eq!(table.complete(open, Ok(9), None, false), None);
+        assert!(table.take_ready_closes().is_empty());
     }
 
     #[test]

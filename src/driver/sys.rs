@@ -5,9 +5,10 @@ use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, IntoRawFd, OwnedFd, RawFd};
 
 use nix::fcntl::{FcntlArg, OFlag, PosixFadviseAdvice};
-use nix::sys::socket::{MsgFlags, SockaddrLike, SockaddrStorage};
+use nix::sys::socket::{AddressFamily, MsgFlags, SockFlag, SockType, SockaddrLike, SockaddrStorage};
 use nix::sys::stat::makedev;
 
+use super::op::Family;
 use super::pipe::{Ends, Plumbing};
 use super::{Advice, FileKind, FileStat, More, SocketOption};
 
@@ -43,6 +44,17 @@ pub fn try_lock(file: RawFd) -> io::Result<()> {
     // SAFETY: no memory is named; the descriptor is only a number to the kernel.
     let locked = unsafe { libc::flock(file, libc::LOCK_EX | libc::LOCK_NB) };
     if locked == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
+/// See [`super::Driver::stream_socket`].
+pub fn stream_socket(family: Family) -> io::Result<RawFd> {
+    let family = match family {
+        Family::Ipv4 => AddressFamily::Inet,
+        Family::Ipv6 => AddressFamily::Inet6,
+        Family::Unix => AddressFamily::Unix,
+    };
+    let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
+    Ok(nix::sys::socket::socket(family, SockType::Stream, flags, None)?.into_raw_fd())
 }
 
 /// See [`super::Driver::receive`].

@@ -21,7 +21,7 @@ use io_uring::{IoUring, Probe, cqueue, opcode, squeue};
 use self::poll::{Polls, Step};
 use self::zero_copy::Sends;
 use super::buf::{Buf, BufferPool};
-use super::op::{Closing, Expect, Op, Opening, Taken, WriteFrom};
+use super::op::{Closing, Expect, Family, Op, Opening, Taken, WriteFrom};
 use super::pipe::{Pipe, PipePool};
 use super::slot::{Owner, Slot, SlotTable};
 use super::{Advice, Driver, DriverCounts, FileStat, More, Setup, SocketOption, Wait, sys};
@@ -100,7 +100,7 @@ impl Uring {
     fn push(&mut self, entry: &squeue::Entry) {
         self.counts.submissions += 1;
         loop {
-            // SAFETY: everything that the entry points to (buffer, path, open_how) is owned by its slot until the terminal
+            // SAFETY: everything that the entry points to (buffer, path, open_how, address) is owned by its slot until the terminal
             // completion, at addresses that do not move; a cancellation points to nothing.
             if unsafe { self.ring.submission().push(entry) }.is_ok() {
                 return;
@@ -125,6 +125,10 @@ impl Uring {
                     let null = std::ptr::null_mut();
                     opcode::Accept::new(Fd(*listener), null, std::ptr::null_mut()).flags(flags).build()
                 }
+            }
+            Op::Connect { socket, to } => {
+                let (address, len) = to.raw();
+                opcode::Connect::new(Fd(*socket), address, len).build()
             }
             Op::Receive { socket, expect } => {
                 let ioprio = match expect {
@@ -330,6 +334,10 @@ impl Driver for Uring {
         sys::try_lock(file)
     }
 
+    fn stream_socket(&mut self, family: Family) -> io::Result<RawFd> {
+        sys::stream_socket(family)
+    }
+
     fn receive(&mut self, socket: RawFd, buf: &mut Buf, len: usize) -> io::Result<usize> {
         let len = len.min(buf.spare_len());
         let received = sys::receive(socket, &mut buf.spare_mut()[..len])?;
@@ -454,22 +462,28 @@ fn read_entry(file: RawFd, offset: u64, len: u32, buf: &mut Buf) -> squeue::Entr
     let len = len.min(spare.len() as u32);
     let target = spare.as_mut_ptr();
     match registered {
-        Some(index) => opcode::ReadFixed::new(Fd(file), target, len, index).offset(offset).build(),
-        None => opcode::Read::new(Fd(file), target, len).offset(offset).build(),
+        Some(index) => opcode::ReadFixed::new(Fd(file), target, len, index).offset(place(offset)).build(),
+        None => opcode::Read::new(Fd(file), target, len).offset(place(offset)).build(),
     }
 }
 
 /// Never from a registered buffer: a write into the page cache copies from those page by page, which costs a fifth more.
 fn write_entry(file: RawFd, offset: u64, from: &WriteFrom) -> squeue::Entry {
-    opcode::Write::new(Fd(file), from.as_ptr(), from.len() as u32).offset(offset).build()
+    // The kernel takes 2 GiB at most, whatever it is asked for.
+    let len = u32::try_from(from.len()).unwrap_or(u32::MAX);
+    opcode::Write::new(Fd(file), from.as_ptr(), len).offset(place(offset)).build()
+}
+
+/// An offset as the kernel takes it. A negative number would be no place in the file but where the last operation ended; one
+/// that is too large is refused.
+fn place(offset: u64) -> u64 {
+    offset.min(i64::MAX as u64)
 }
 
 fn fill_entry(file: RawFd, offset: u64, len: usize, pipe: &mut Pipe) -> squeue::Entry {
     let len = pipe.fillable(len) as u32;
     pipe.begin_fill();
-    // A negative number would be no place in the file; one that is too large is refused.
-    let offset = i64::try_from(offset).unwrap_or(i64::MAX);
-    let splice = opcode::Splice::new(Fd(file), offset, Fd(pipe.write_end()), -1, len);
+    let splice = opcode::Splice::new(Fd(file), place(offset) as i64, Fd(pipe.write_end()), -1, len);
     splice.flags(sys::SPLICE_FLAGS).build()
 }
 
@@ -512,6 +526,7 @@ fn require_operations(ring: &IoUring) -> io::Result<Probe> {
     ring.submitter().register_probe(&mut probe)?;
     let required = [
         ("accept", opcode::Accept::CODE),
+        ("connect", opcode::Connect::CODE),
         ("recv", opcode::Recv::CODE),
         ("read", opcode::Read::CODE),
         ("read_fixed", opcode::ReadFixed::CODE),

@@ -1,5 +1,6 @@
 //! Handlers: each answers requests of one kind, and none knows another.
 
 pub mod admin;
+pub mod guard;
 pub mod media;
 pub mod upload;

@@ -136,7 +136,7 @@ enum Content {
 
 impl Chunk {
     /// All of a buffer's bytes.
-    pub(super) fn leased(buf: Rc<Buf>) -> Self {
+    pub(crate) fn leased(buf: Rc<Buf>) -> Self {
         let range = 0..buf.len();
         Chunk(Content::Leased { buf, range })
     }

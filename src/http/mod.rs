@@ -13,6 +13,7 @@
 
 pub mod body;
 mod budget;
+pub(crate) mod client;
 pub(crate) mod connections;
 mod exchange;
 mod known;
@@ -118,6 +119,8 @@ pub struct Worker {
     pub hot_files: Budget,
     /// Bytes of names and text fields of forms.
     pub forms: Budget,
+    /// Sub-requests that its guards may have under way.
+    pub auth_requests: Budget,
     /// When a reply last went out whole at once.
     quick: Cell<Option<Instant>>,
     /// Replies to requests that have come before.
@@ -139,6 +142,7 @@ impl Worker {
         let date = Cell::new((0, encode::http_date(0)));
         let (open_files, hot_files) = (Budget::new(limits.open_files), Budget::new(limits.hot_files));
         let forms = Budget::new(limits.form_bytes);
+        let auth_requests = Budget::new(limits.auth_requests);
         let draining = Cell::new(false);
         let known_replies = KnownReplies::new();
         let quick = Cell::new(None);
@@ -150,6 +154,7 @@ impl Worker {
             open_files,
             hot_files,
             forms,
+            auth_requests,
             known_replies,
             quick,
             send_path,

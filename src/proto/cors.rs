@@ -107,8 +107,9 @@ impl fmt::Display for OriginError {
 
 impl std::error::Error for OriginError {}
 
-/// What a page may ask with. The CMCD fields are those of CTA-5004, which players send with every segment.
-const REQUEST_FIELDS: &str = "Range, If-Range, If-None-Match, If-Modified-Since, Content-Type, \
+/// What a page may ask with. Authorization is a token that the page itself has, never the browser's own (Fetch, "CORS protocol
+/// and credentials"). The CMCD fields are those of CTA-5004, which players send with every segment.
+const REQUEST_FIELDS: &str = "Authorization, Range, If-Range, If-None-Match, If-Modified-Since, Content-Type, \
                               CMCD-Object, CMCD-Request, CMCD-Session, CMCD-Status";
 
 /// What a page may read beside the fields that every page may.
@@ -211,7 +212,7 @@ mod tests {
                 ("Access-Control-Allow-Methods", "GET, HEAD, OPTIONS"),
                 (
                     "Access-Control-Allow-Headers",
-                    "Range, If-Range, If-None-Match, If-Modified-Since, Content-Type, \
+                    "Authorization, Range, If-Range, If-None-Match, If-Modified-Since, Content-Type, \
                      CMCD-Object, CMCD-Request, CMCD-Session, CMCD-Status"
                 ),
                 ("Access-Control-Max-Age", "86400"),

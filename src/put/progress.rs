@@ -159,12 +159,9 @@ mod tests {
 
     #[test]
     fn the_total_follows_its_files_forth_and_back() {
-        let view = View {
-            bars: MultiProgress::with_draw_target(ProgressDrawTarget::hidden()),
-            total: Some(ProgressBar::hidden()),
-            has_bars: false,
-            is_quiet: true,
-        };
+        let bars = MultiProgress::with_draw_target(ProgressDrawTarget::hidden());
+        let total = Some(bars.add(bar("total", None)));
+        let view = View { bars, total, has_bars: false, is_quiet: true };
         let position = || view.total.as_ref().unwrap().position();
         let mut first = view.file("a", Some(100));
         first.sent(60);

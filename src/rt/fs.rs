@@ -64,7 +64,7 @@ impl File {
         open(self.runtime(), self.raw(), path, Opening::Writable).await
     }
 
-    /// Makes a file beneath this directory, to read and to write.
+    /// Makes a file beneath this directory, to read and to write. Giving the future up may leave the file.
     ///
     /// # Errors
     /// As openat2(2): `AlreadyExists` if the name is taken.
@@ -81,28 +81,28 @@ impl File {
         open(self.runtime(), self.raw(), b".", Opening::Unnamed).await
     }
 
-    /// Makes a directory in this one, that only this user may enter.
+    /// Makes a directory in this one, that only this user may enter. Giving the future up may leave it.
     ///
     /// # Errors
-    /// As mkdir(2).
+    /// As mkdir(2); `InvalidInput` for a path.
     pub async fn make_directory(&self, name: &[u8]) -> io::Result<()> {
-        self.change(Op::MakeDirectory { directory: self.raw(), name: terminated(name)? }).await
+        self.change(Op::MakeDirectory { directory: self.raw(), name: single(name)? }).await
     }
 
     /// Gives this file, which has none, a name in a directory. Giving the future up may leave it with the name.
     ///
     /// # Errors
-    /// As linkat(2): `AlreadyExists` if the name is taken.
+    /// As linkat(2): `AlreadyExists` if the name is taken; `InvalidInput` for a path.
     pub async fn link(&self, directory: &File, name: &[u8]) -> io::Result<()> {
-        self.change(Op::link(self.raw(), directory.raw(), terminated(name)?)).await
+        self.change(Op::link(self.raw(), directory.raw(), single(name)?)).await
     }
 
-    /// Moves a name of this directory to another, or to another name.
+    /// Moves a name of this directory to another, or to another name. Giving the future up may leave it moved.
     ///
     /// # Errors
-    /// As renameat2(2).
+    /// As renameat2(2); `InvalidInput` for a path.
     pub async fn rename(&self, name: &[u8], to: &File, to_name: &[u8], taken: Taken) -> io::Result<()> {
-        let (name, to_name) = (terminated(name)?, terminated(to_name)?);
+        let (name, to_name) = (single(name)?, single(to_name)?);
         let op = Op::Rename { directory: self.raw(), name, to_directory: to.raw(), to_name, taken };
         self.change(op).await
     }
@@ -110,9 +110,9 @@ impl File {
     /// Takes a file's name in this directory away.
     ///
     /// # Errors
-    /// As unlinkat(2): `IsADirectory` for a directory.
+    /// As unlinkat(2): `IsADirectory` for a directory; `InvalidInput` for a path.
     pub async fn unlink(&self, name: &[u8]) -> io::Result<()> {
-        self.change(Op::Unlink { directory: self.raw(), name: terminated(name)? }).await
+        self.change(Op::Unlink { directory: self.raw(), name: single(name)? }).await
     }
 
     /// Takes a file's name in this directory away some time soon, if it is there; nobody is told.
@@ -121,6 +121,16 @@ impl File {
             let op = Op::Unlink { directory: self.raw(), name };
             self.runtime().driver().submit(op, Owner::Nobody);
         }
+    }
+
+    /// Cuts the file, on a thread that may block: no ring of the kernels that are in use can.
+    ///
+    /// # Errors
+    /// As ftruncate(2); `WouldBlock` when there is no thread for it now.
+    pub async fn truncate(&self, len: u64) -> io::Result<()> {
+        let file = std::fs::File::from(self.duplicate()?);
+        let cut = self.runtime().offload().run(move || file.set_len(len)).await;
+        cut.unwrap_or_else(|_| Err(io::ErrorKind::WouldBlock.into()))
     }
 
     /// Waits until what was written, or linked into this directory, is on the disk.
@@ -288,8 +298,8 @@ impl File {
 /// A write under way; see [`File::write`]. Giving it up leaves open how much of it is done.
 #[must_use = "an error is told to who waits for it"]
 pub struct Write {
-    /// Which outlives the operation that names it.
     operation: Operation,
+    /// Is closed after what names it was submitted.
     file: Rc<File>,
     offset: u64,
 }
@@ -323,6 +333,14 @@ fn terminated(name: &[u8]) -> io::Result<CString> {
     CString::new(name).map_err(|_| io::Error::from(io::ErrorKind::InvalidInput))
 }
 
+/// A name that is no path: a path would be followed, links and `..` included, to wherever it leads.
+fn single(name: &[u8]) -> io::Result<CString> {
+    if name.contains(&b'/') {
+        return Err(io::ErrorKind::InvalidInput.into());
+    }
+    terminated(name)
+}
+
 async fn open(runtime: &Rc<Runtime>, root: RawFd, path: &[u8], opening: Opening) -> io::Result<File> {
     let path = terminated(path)?;
     let op = Op::Open { root, path, opening, how: Box::<OpenHow>::default() };
@@ -330,4 +348,256 @@ async fn open(runtime: &Rc<Runtime>, root: RawFd, path: &[u8], opening: Opening)
     let raw = completion.result? as RawFd;
     let number = runtime.residency.borrow_mut().number();
     Ok(File { descriptor: Descriptor { raw, closing: Closing::Aside, runtime: runtime.clone() }, number })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::Cell;
+
+    use bytes::Bytes;
+
+    use super::*;
+    use crate::driver::Setup;
+    use crate::driver::sim::{Descriptors, Faults, Sim, World, explore};
+    use crate::driver::slot::{Event, Token};
+    use crate::rt::offload::Offload;
+    use crate::rt::task::Tasks;
+    use crate::rt::worker::Agent;
+
+    const SETUP: Setup = Setup {
+        in_flight: 16,
+        receive_buffers: (1, 1024),
+        transfer_buffers: (1, 1024),
+        upload_buffers: (2, 4096),
+        pipes: 1,
+    };
+    /// Writes that take many attempts, and cancellations that come too late.
+    const ROUGH_WRITES: Faults = Faults { short_write: 0.7, late_cancel: 0.5, ..Faults::SLOW };
+
+    /// Has no events, and ends when it is told.
+    struct Flag(Rc<Cell<bool>>);
+
+    impl Agent for Flag {
+        fn completed(&mut self, event: Event) {
+            panic!("nobody asked for {event:?}");
+        }
+        fn expired(&mut self, _: Token) {}
+        fn woken(&mut self) {}
+        fn turned(&mut self) {}
+        fn finished(&self) -> bool {
+            self.0.get()
+        }
+    }
+
+    /// Runs a task on a worker of its own, with the root, to its end; then nothing is open and nothing lent.
+    #[track_caller]
+    fn run(world: &Rc<World>, body: impl AsyncFnOnce(Rc<Runtime>, File) + 'static) {
+        let driver = Box::new(Sim::new(world, &SETUP));
+        let runtime = Runtime::new(driver, Tasks::new().unwrap(), Offload::start(0, 1).unwrap());
+        let pool = runtime.upload_pool().clone();
+        let done = Rc::new(Cell::new(false));
+        let (worker, flag) = (runtime.clone(), done.clone());
+        runtime
+            .spawn(async move {
+                let root = File::open_root(&worker, Path::new("/")).await.unwrap();
+                body(worker, root).await;
+                flag.set(true);
+            })
+            .detach();
+        crate::rt::worker::run(&runtime, &mut Flag(done)).unwrap();
+        drop(runtime);
+        assert_eq!((pool.in_use(), world.open_descriptors()), (0, Descriptors::default()));
+    }
+
+    /// Polls a future once, as a task does that is dropped thereafter.
+    async fn poll_once<F: Future>(future: Pin<&mut F>) -> Poll<F::Output> {
+        let mut future = Some(future);
+        std::future::poll_fn(move |cx| Poll::Ready(future.take().expect("polled once").poll(cx))).await
+    }
+
+    fn bytes(len: usize, of: u8) -> WriteFrom {
+        WriteFrom::Bytes(Bytes::from(vec![of; len]))
+    }
+
+    #[test]
+    fn a_short_write_is_continued_to_its_end_with_others_under_way() {
+        explore(ROUGH_WRITES, |world| {
+            let content: Vec<u8> = (0..4096_u32).map(|i| (i % 251) as u8).collect();
+            let expected = [&content[100..4000], &[b'h'; 3000][..]].concat();
+            run(world, async move |runtime, root| {
+                let file = Rc::new(root.create(b"file").await.unwrap());
+                let mut buf = runtime.upload_pool().acquire().await;
+                assert_eq!(buf.append(&content), 4096);
+                let buf = Rc::new(buf);
+                let part = |range| WriteFrom::Buf { buf: buf.clone(), range };
+                let writes =
+                    [(0, part(100..2000)), (1900, part(2000..4000)), (3900, bytes(3000, b'h')), (9, part(5..5))];
+                let writes = writes.map(|(offset, from)| file.write(offset, from));
+                drop(buf);
+                for write in writes {
+                    write.await.unwrap();
+                }
+                assert_eq!(runtime.upload_pool().in_use(), 0);
+                file.sync().await.unwrap();
+            });
+            assert!(world.content("file") == expected);
+        });
+    }
+
+    #[test]
+    fn a_full_disk_ends_a_write_behind_what_fits() {
+        explore(ROUGH_WRITES, |world| {
+            world.limit_space(1000);
+            run(world, async |_, root| {
+                let file = Rc::new(root.create(b"file").await.unwrap());
+                file.write(0, bytes(600, b'x')).await.unwrap();
+                assert_eq!(file.write(600, bytes(600, b'x')).await.unwrap_err().kind(), io::ErrorKind::StorageFull);
+            });
+            assert_eq!((world.content("file"), world.free_space()), (vec![b'x'; 1000], 0));
+        });
+    }
+
+    #[test]
+    fn a_failing_disk_ends_a_write_and_a_sync() {
+        let world = World::new(0, Faults::NONE);
+        let theirs = world.clone();
+        run(&world, async move |_, root| {
+            let file = Rc::new(root.create(b"file").await.unwrap());
+            theirs.set_faults(Faults { write_error: 1.0, ..Faults::NONE });
+            let errors = [file.write(0, bytes(1, b'x')).await, file.sync().await];
+            assert_eq!(errors.map(|result| result.unwrap_err().raw_os_error()), [Some(libc::EIO); 2]);
+        });
+    }
+
+    #[test]
+    fn a_write_that_is_dropped_with_its_file_gives_its_buffer_back() {
+        explore(ROUGH_WRITES, |world| {
+            run(world, async |runtime, root| {
+                let file = Rc::new(root.create(b"file").await.unwrap());
+                let pool = runtime.upload_pool();
+                for polls in [0, 1] {
+                    let mut buf = pool.acquire().await;
+                    buf.append(&[b'x'; 4096]);
+                    let mut write = file.write(0, WriteFrom::Buf { buf: Rc::new(buf), range: 0..4096 });
+                    if polls > 0 {
+                        assert!(poll_once(Pin::new(&mut write)).await.is_pending());
+                    }
+                    drop(write);
+                }
+                drop(file);
+                let _all = [pool.acquire().await, pool.acquire().await];
+            });
+            assert!(world.content("file").iter().all(|byte| *byte == b'x'));
+        });
+    }
+
+    #[test]
+    fn an_unnamed_file_gets_a_name_another_and_none() {
+        explore(Faults::SLOW, |world| {
+            world.add_file("taken", crate::driver::sim::Content::Bytes(b"old".to_vec()));
+            let theirs = world.clone();
+            run(world, async move |_, root| {
+                root.make_directory(b"inner").await.unwrap();
+                let inner = root.open_beneath(b"inner").await.unwrap();
+                let file = Rc::new(inner.create_unnamed().await.unwrap());
+                file.write(0, bytes(3, b'n')).await.unwrap();
+                assert_eq!(theirs.names("inner"), Vec::<String>::new());
+                assert_eq!(file.link(&root, b"taken").await.unwrap_err().kind(), io::ErrorKind::AlreadyExists);
+                file.link(&inner, b"named").await.unwrap();
+                inner.sync().await.unwrap();
+                drop(file);
+                let refused = inner.rename(b"named", &root, b"taken", Taken::Refuse).await.unwrap_err();
+                assert_eq!((refused.kind(), theirs.content("taken")), (io::ErrorKind::AlreadyExists, b"old".to_vec()));
+                inner.rename(b"named", &root, b"taken", Taken::Replace).await.unwrap();
+                assert_eq!((theirs.names("inner").len(), theirs.content("taken")), (0, b"nnn".to_vec()));
+                let file = Rc::new(root.open_writable(b"taken").await.unwrap());
+                file.write(3, bytes(1, b'm')).await.unwrap();
+                assert_eq!(theirs.content("taken"), b"nnnm");
+                assert_eq!(root.unlink(b"inner").await.unwrap_err().kind(), io::ErrorKind::IsADirectory);
+                root.unlink(b"taken").await.unwrap();
+                assert_eq!(root.unlink(b"taken").await.unwrap_err().kind(), io::ErrorKind::NotFound);
+            });
+            assert_eq!(world.names("."), ["inner"]);
+        });
+    }
+
+    #[test]
+    fn a_link_that_is_dropped_with_its_handles_names_that_very_file_or_none() {
+        let (named, nameless) = (Cell::new(0), Cell::new(0));
+        explore(Faults { late_cancel: 0.5, ..Faults::SLOW }, |world| {
+            run(world, async |_, root| {
+                root.make_directory(b"inner").await.unwrap();
+                let inner = root.open_beneath(b"inner").await.unwrap();
+                let file = Rc::new(inner.create_unnamed().await.unwrap());
+                file.write(0, bytes(4, b'x')).await.unwrap();
+                {
+                    let mut link = std::pin::pin!(file.link(&inner, b"name"));
+                    assert!(poll_once(link.as_mut()).await.is_pending());
+                    // A turn, in which the kernel may get to it.
+                    crate::rt::yield_now().await;
+                }
+                drop((file, inner));
+                let _stranger = root.create(b"stranger").await.unwrap();
+            });
+            let counted = if world.names("inner").is_empty() { &nameless } else { &named };
+            counted.set(counted.get() + 1);
+            assert!(world.names("inner").is_empty() || world.content("inner/name") == b"xxxx");
+        });
+        assert!(named.get() > 0 && nameless.get() > 0, "{named:?} {nameless:?}");
+    }
+
+    #[test]
+    fn space_is_reserved_whole_or_not_at_all() {
+        let world = World::new(0, Faults::NONE);
+        world.limit_space(1000);
+        let theirs = world.clone();
+        run(&world, async move |_, root| {
+            let file = root.create_unnamed().await.unwrap();
+            file.allocate(0).await.unwrap();
+            assert_eq!(file.allocate(1001).await.unwrap_err().kind(), io::ErrorKind::StorageFull);
+            assert_eq!(theirs.free_space(), 1000);
+            file.allocate(900).await.unwrap();
+            assert_eq!((theirs.free_space(), file.stat().unwrap().len), (100, 0));
+        });
+        assert_eq!(world.free_space(), 1000, "it is gone, and its space is free");
+    }
+
+    #[test]
+    fn a_lock_ends_with_its_handle() {
+        let world = World::new(0, Faults::NONE);
+        run(&world, async |_, root| {
+            let first = root.create(b"file").await.unwrap();
+            let second = root.open_writable(b"file").await.unwrap();
+            first.try_lock().unwrap();
+            assert_eq!(second.try_lock().unwrap_err().kind(), io::ErrorKind::WouldBlock);
+            drop(first);
+            // The close goes before what is submitted after it.
+            second.sync().await.unwrap();
+            second.try_lock().unwrap();
+        });
+    }
+
+    /// A path would be followed out of the directory.
+    #[test]
+    fn a_name_is_no_path() {
+        let world = World::new(0, Faults::NONE);
+        let theirs = world.clone();
+        run(&world, async move |_, root| {
+            root.make_directory(b"inner").await.unwrap();
+            let inner = root.open_beneath(b"inner").await.unwrap();
+            let file = root.create(b"file").await.unwrap();
+            for name in [&b"../name"[..], b"/name", b"inner/name", b"name/", b"na\0me"] {
+                let refused = [
+                    file.link(&inner, name).await,
+                    inner.rename(b"file", &root, name, Taken::Replace).await,
+                    inner.rename(name, &root, b"name", Taken::Replace).await,
+                    inner.unlink(name).await,
+                    inner.make_directory(name).await,
+                ];
+                let kinds = refused.map(|result| result.unwrap_err().kind());
+                assert_eq!(kinds, [io::ErrorKind::InvalidInput; 5], "{name:?}");
+            }
+            assert_eq!(theirs.names("."), ["file", "inner"]);
+        });
+    }
 }

@@ -11,7 +11,7 @@ use nix::sys::socket::{AddressFamily, Backlog, SockFlag, SockType, SockaddrStora
 
 use super::{Descriptor, Runtime};
 use crate::driver::buf::Buf;
-use crate::driver::op::{Closing, Expect, Interest, Op};
+use crate::driver::op::{Closing, Expect, Interest, Op, RemoteAddress};
 use crate::driver::pipe::Pipe;
 use crate::driver::{More, SocketOption};
 
@@ -34,6 +34,17 @@ impl Socket {
     pub(crate) fn from_raw(raw: RawFd, runtime: &Rc<Runtime>) -> Self {
         let descriptor = Descriptor { raw, closing: Closing::Inline, runtime: runtime.clone() };
         Socket { descriptor, rate: Cell::new(NO_RATE) }
+    }
+
+    /// Connects to an address. Dropping the future closes the socket.
+    ///
+    /// # Errors
+    /// As socket(2) and connect(2).
+    pub async fn connect(runtime: &Rc<Runtime>, to: &RemoteAddress) -> io::Result<Self> {
+        let raw = runtime.driver().stream_socket(to.family())?;
+        let socket = Socket::from_raw(raw, runtime);
+        runtime.operate(Op::Connect { socket: raw, to: to.clone() }).await.result?;
+        Ok(socket)
     }
 
     pub(crate) fn raw(&self) -> RawFd {

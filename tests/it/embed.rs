@@ -17,8 +17,8 @@ use highwater::error::Fault;
 use highwater::runtime::Runtime;
 use highwater::server::{Builder, Running};
 use highwater::{
-    Body, BodyReader, BoundAddress, Config, Error, Handle, Limits, Media, MediaConfig, Request, Response, Server,
-    StatusCode,
+    AuthConfig, Body, BodyReader, BoundAddress, Config, Error, Handle, Limits, Media, MediaConfig, Request, Response,
+    Server, StatusCode,
 };
 
 use crate::support::{Client, Fixture, PATIENCE, byte_at, bytes_at, check_bytes, eventually, not_shown};
@@ -158,6 +158,27 @@ fn a_handler_is_an_async_function() {
     assert_eq!((reply.field("X-Told"), reply.head.content_length()), (Some("yes"), Some(reply.body.len() as u64)));
     assert_eq!(client.request("HEAD", "/tell", "").expect(202).field("X-Told"), Some("yes"));
     client.get("/tellers", "").expect(404);
+    server.stop();
+}
+
+#[test]
+fn a_guard_stands_in_front_of_any_handler() {
+    async fn echo(mut request: Request) -> Response {
+        let all = request.body().read_all(100).await.expect("a short body");
+        Response::new(StatusCode::OK).with_body(all)
+    }
+    let fixture = Fixture::new();
+    let tokens = fixture.text("tokens", "0123456789abcdef\n");
+    let auth = AuthConfig { tokens: Some(tokens), ..AuthConfig::default() };
+    let guard = highwater::Guard::new(auth, echo).expect("a guard");
+    let server = Embedded::start(|builder| builder.route("/echo", guard));
+    let mut client = server.connect();
+    client.request("POST", "/echo", "Content-Length: 0\r\n").expect(401);
+    client.ask("POST", "/echo", "Authorization: Bearer 0123456789abcdef\r\nContent-Length: 5\r\n");
+    client.send("hello");
+    assert_eq!(client.reply().expect(200).text(), "hello");
+    let nobody = highwater::Guard::new(AuthConfig::default(), echo).map(drop).expect_err("nobody is let in");
+    assert_eq!(nobody.report(), "auth lets nobody in: write tokens, signing_keys or request");
     server.stop();
 }
 

@@ -1,6 +1,7 @@
 //! The binary as its users see it: real sockets, real files, ports that the kernel chooses. A module for each feature; the
 //! names of the tests begin with the rule that they keep.
 
+mod auth;
 mod badinput;
 mod clients;
 mod embed;

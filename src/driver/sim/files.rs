@@ -56,6 +56,11 @@ pub(super) enum Node {
 }
 
 impl Node {
+    /// Whether both are the same file.
+    fn is(&self, other: &Node) -> bool {
+        self.stat().inode == other.stat().inode
+    }
+
     pub fn stat(&self) -> FileStat {
         let (kind, inode, len, changed) = match self {
             Node::File(file) => {
@@ -163,6 +168,9 @@ impl Directory {
     pub fn rename(&self, name: &[u8], to: &Directory, to_name: &[u8], replace: bool) -> Result<(), i32> {
         let node = self.entries.borrow().get(name).cloned().ok_or(libc::ENOENT)?;
         if replace {
+            if to.entries.borrow().get(to_name).is_some_and(|there| there.is(&node)) {
+                return Ok(());
+            }
             if matches!(to.entries.borrow().get(to_name), Some(Node::Directory(_))) {
                 return Err(libc::EISDIR);
             }
@@ -194,7 +202,7 @@ pub(super) struct File {
     cold: Vec<Range<u64>>,
     /// Pages that the disk is bringing, and when they will have come, as virtual time.
     coming: Vec<(Duration, Range<u64>)>,
-    /// The space on the disk that a file which was made by the server takes, and where it comes from.
+    /// The space that it takes on the disk, and where that comes from.
     taken: u64,
     free: Rc<Cell<u64>>,
     pub denied: bool,
@@ -210,9 +218,10 @@ impl Drop for File {
 }
 
 impl File {
-    pub fn new(inode: u64, content: Content, wall: Duration) -> Rc<RefCell<Self>> {
+    /// One that takes from this free space what it holds, as far as there is any.
+    pub fn new(inode: u64, content: Content, free: &Rc<Cell<u64>>, wall: Duration) -> Rc<RefCell<Self>> {
         let len = content.len();
-        Rc::new(RefCell::new(File {
+        let mut file = File {
             inode,
             content,
             len,
@@ -220,18 +229,13 @@ impl File {
             cold: Vec::new(),
             coming: Vec::new(),
             taken: 0,
-            free: Rc::default(),
+            free: free.clone(),
             denied: false,
             broken: false,
             locked_by: None,
-        }))
-    }
-
-    /// An empty one, whose bytes take from this free space.
-    pub fn empty(inode: u64, free: &Rc<Cell<u64>>, wall: Duration) -> Rc<RefCell<Self>> {
-        let file = File::new(inode, Content::Bytes(Vec::new()), wall);
-        file.borrow_mut().free = free.clone();
-        file
+        };
+        file.grow(len);
+        Rc::new(RefCell::new(file))
     }
 
     /// Takes space for so many bytes in all, and returns how many there is space for.
@@ -244,6 +248,9 @@ impl File {
 
     /// Reserves space as fallocate(2) does: all of it or none.
     pub fn allocate(&mut self, len: u64) -> Result<(), i32> {
+        if len == 0 {
+            return Err(libc::EINVAL);
+        }
         if len.saturating_sub(self.taken) > self.free.get() {
             return Err(libc::ENOSPC);
         }
@@ -253,9 +260,14 @@ impl File {
 
     /// Writes as much as there is space for, and returns how much that was.
     pub fn write(&mut self, offset: u64, bytes: &[u8], wall: Duration) -> Result<usize, i32> {
-        let end = self.grow(offset + bytes.len() as u64);
+        if bytes.is_empty() {
+            return Ok(0);
+        }
+        let end =
+            offset.checked_add(bytes.len() as u64).filter(|end| i64::try_from(*end).is_ok()).ok_or(libc::EINVAL)?;
+        let end = self.grow(end);
         let fits = end.saturating_sub(offset) as usize;
-        if fits == 0 && !bytes.is_empty() {
+        if fits == 0 {
             return Err(libc::ENOSPC);
         }
         let Content::Bytes(content) = &mut self.content else {

@@ -1,11 +1,14 @@
 //! Listeners and connections: two bounded queues of bytes and the ways in which either side may leave.
 //!
+//! The server under test may also connect: then it is still "the server" here, and the [`Backend`] that the test plays has the
+//! client's side.
+//!
 //! The server's side is driven through the [`super::Sim`], the client's by the test through [`Client`]. What Linux does is
 //! followed where a server can tell: bytes that came before a reset can still be received, the reset is reported once and
 //! then the stream has ended; closing with unread bytes is a reset. Where a client may lose bytes (a reset overtakes them),
 //! here it always loses them.
 
-use std::cell::{RefCell, RefMut};
+use std::cell::{Cell, RefCell, RefMut};
 use std::collections::VecDeque;
 use std::io;
 use std::net::SocketAddr;
@@ -102,6 +105,34 @@ impl Client {
     }
 }
 
+/// A server that the one under test connects to, at an address of its own; the test plays it.
+#[derive(Debug, Default)]
+pub struct Backend {
+    connected: RefCell<VecDeque<Client>>,
+    is_silent: Cell<bool>,
+}
+
+impl Backend {
+    /// The oldest connection that has not been taken: the test is its other end.
+    pub fn accept(&self) -> Option<Client> {
+        self.connected.borrow_mut().pop_front()
+    }
+
+    /// Whether a connect gets no answer at all, as when packets are dropped on the way.
+    pub fn fall_silent(&self, is_silent: bool) {
+        self.is_silent.set(is_silent);
+    }
+
+    pub(super) fn answers(&self) -> bool {
+        !self.is_silent.get()
+    }
+
+    pub(super) fn connect(&self, socket: &ServerSide) {
+        socket.get().is_connected = true;
+        self.connected.borrow_mut().push_back(Client(socket.0.clone()));
+    }
+}
+
 /// A listening socket with the connections that wait to be accepted; they are reset with its last reference.
 #[derive(Debug, Default)]
 pub(super) struct Listener(RefCell<VecDeque<ServerSide>>);
@@ -131,6 +162,14 @@ impl Listener {
 pub(super) struct ServerSide(Rc<RefCell<Connection>>);
 
 impl ServerSide {
+    /// A socket that is not connected yet.
+    pub fn unconnected() -> Self {
+        let nowhere = SocketAddr::from(([0, 0, 0, 0], 0));
+        ServerSide(Rc::new(RefCell::new(Connection { is_connected: false, ..Connection::new(nowhere) })))
+    }
+
+    /// The connection.
+    #[track_caller]
     pub fn get(&self) -> RefMut<'_, Connection> {
         self.0.borrow_mut()
     }
@@ -180,6 +219,8 @@ enum Side {
 #[derive(Debug)]
 pub(super) struct Connection {
     peer: SocketAddr,
+    /// Not before a connect has succeeded.
+    pub is_connected: bool,
     to_server: VecDeque<u8>,
     to_client: VecDeque<u8>,
     /// Sent while the socket was corked, and less than a packet.
@@ -204,6 +245,7 @@ impl Connection {
     fn new(peer: SocketAddr) -> Self {
         Connection {
             peer,
+            is_connected: true,
             to_server: VecDeque::new(),
             to_client: VecDeque::new(),
             corked: Vec::new(),
@@ -228,7 +270,7 @@ impl Connection {
     /// Whether a receive would not wait.
     pub fn is_readable(&self) -> bool {
         // A low water mark over what the queue holds would wait for ever; the kernel makes room instead.
-        let enough = self.receive_low_water.min(RECEIVE_QUEUE);
+        let enough = self.receive_low_water.clamp(1, RECEIVE_QUEUE);
         self.to_server.len() >= enough || self.has_ended()
     }
 

@@ -4,7 +4,7 @@ use std::cell::Cell;
 use std::os::fd::AsRawFd;
 use std::task::{Context, Poll, Waker};
 
-use super::super::op::{Closing, OpenHow};
+use super::super::op::{Closing, OpenHow, WriteFrom};
 use super::super::slot::{Completion, Token};
 use super::*;
 
@@ -522,4 +522,100 @@ fn a_close_before_a_fill_was_given_up_is_a_panic() {
     let pipe = sim.pipe_pool.try_take().unwrap().unwrap();
     submit(&mut sim, Op::FillPipe { file, offset: 0, len: 7, pipe });
     sim.close(file, Closing::Inline);
+}
+
+#[track_caller]
+fn open_root(sim: &mut Sim) -> RawFd {
+    let slot = submit(sim, open_op(libc::AT_FDCWD, "/", Opening::Anywhere));
+    finish(sim, slot).result.unwrap() as RawFd
+}
+
+#[track_caller]
+fn done(sim: &mut Sim, op: Op) -> Result<u32, i32> {
+    let slot = submit(sim, op);
+    finish(sim, slot).result.map_err(|error| error.raw_os_error().unwrap())
+}
+
+#[test]
+fn a_full_disk_takes_what_fits_and_has_the_space_again_when_the_file_goes() {
+    let world = World::new(0, Faults::NONE);
+    world.add_file("given", Content::Bytes(vec![b'g'; 10]));
+    world.limit_space(100);
+    let mut sim = Sim::new(&world, &SETUP);
+    let root = open_root(&mut sim);
+    let file = done(&mut sim, open_op(root, "file", Opening::New)).unwrap() as RawFd;
+    let write = |offset, len| Op::Write { file, offset, from: WriteFrom::Bytes(vec![b'w'; len].into()) };
+    assert_eq!(done(&mut sim, write(0, 60)), Ok(60));
+    assert_eq!(done(&mut sim, write(30, 30)), Ok(30), "what is overwritten takes nothing");
+    assert_eq!((done(&mut sim, write(60, 60)), world.free_space()), (Ok(40), 0));
+    assert_eq!(done(&mut sim, write(100, 20)), Err(libc::ENOSPC));
+    assert_eq!(done(&mut sim, Op::Allocate { file, len: 101 }), Err(libc::ENOSPC));
+    assert_eq!(done(&mut sim, Op::Allocate { file, len: 100 }), Ok(0), "it has so much");
+    assert_eq!(world.content("file"), [b'w'; 100]);
+
+    let name = || std::ffi::CString::new("file").unwrap();
+    assert_eq!(done(&mut sim, Op::Unlink { directory: root, name: name() }), Ok(0));
+    assert_eq!(world.free_space(), 0, "it is open still");
+    sim.close(file, Closing::Aside);
+    pass(&mut sim, Duration::from_millis(1));
+    assert_eq!(world.free_space(), 100);
+
+    let unnamed = done(&mut sim, open_op(root, ".", Opening::Unnamed)).unwrap() as RawFd;
+    assert_eq!((done(&mut sim, Op::Allocate { file: unnamed, len: 70 }), world.free_space()), (Ok(0), 30));
+    let given = done(&mut sim, open_op(root, "given", Opening::Writable)).unwrap() as RawFd;
+    let from = WriteFrom::Bytes(vec![b'w'; 41].into());
+    assert_eq!(done(&mut sim, Op::Write { file: given, offset: 0, from }), Ok(40), "10 of its own and what is left");
+    sim.close(unnamed, Closing::Aside);
+    pass(&mut sim, Duration::from_millis(1));
+    assert_eq!(world.free_space(), 70);
+}
+
+#[test]
+fn every_fault_of_writing_happens_and_none_that_was_not_asked_for() {
+    let seen = |faults: Faults| {
+        let world = World::new(3, Faults::NONE);
+        let mut sim = Sim::new(&world, &SETUP);
+        let root = open_root(&mut sim);
+        let file = done(&mut sim, open_op(root, "file", Opening::New)).unwrap() as RawFd;
+        world.set_faults(faults);
+        let mut seen = std::collections::BTreeSet::new();
+        for _ in 0..200 {
+            let write = Op::Write { file, offset: 0, from: WriteFrom::Bytes(vec![b'w'; 10].into()) };
+            let unnamed = done(&mut sim, open_op(root, ".", Opening::Unnamed));
+            seen.extend(unnamed.err().map(|error| format!("unnamed: {error}")));
+            for (name, op, whole) in [("write", write, 10), ("sync", Op::Sync { fd: file }, 0)] {
+                seen.extend(match done(&mut sim, op) {
+                    Ok(len) if len == whole => None,
+                    Ok(_) => Some(format!("short {name}")),
+                    Err(error) => Some(format!("{name}: {error}")),
+                });
+            }
+        }
+        seen.into_iter().collect::<Vec<_>>()
+    };
+    assert_eq!(seen(Faults::SLOW), Vec::<String>::new());
+    let all = ["short write", "sync: 5", "unnamed: 95", "write: 5"];
+    let faults = Faults { short_write: 0.3, write_error: 0.2, no_unnamed_files: 0.3, ..Faults::SLOW };
+    assert_eq!(seen(faults), all);
+}
+
+#[test]
+fn a_file_that_finds_no_descriptor_is_not_made() {
+    let world = World::new(0, Faults::NONE);
+    let mut sim = Sim::new(&world, &SETUP);
+    let root = open_root(&mut sim);
+    world.limit_descriptors(1);
+    assert_eq!(done(&mut sim, open_op(root, "file", Opening::New)), Err(libc::EMFILE));
+    assert_eq!(world.names("."), Vec::<String>::new());
+}
+
+#[test]
+#[should_panic(expected = "is closed before its sync")]
+fn a_close_that_overtakes_what_is_looked_up_late_is_a_panic() {
+    let world = World::new(0, Faults::NONE);
+    let mut sim = Sim::new(&world, &SETUP);
+    let root = open_root(&mut sim);
+    let sync = submit(&mut sim, Op::Sync { fd: root });
+    sim.submit(Op::Close { fd: root, closing: Closing::Inline }, Owner::Nobody);
+    finish(&mut sim, sync);
 }

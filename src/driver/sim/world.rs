@@ -9,13 +9,14 @@ use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::ops::Range;
 use std::os::fd::{OwnedFd, RawFd};
-use std::rc::Rc;
+use std::rc::{Rc, Weak};
 use std::time::{Duration, Instant, SystemTime};
 
 use super::files::{Content, Directory, File, Node};
-use super::net::{Client, Listener, ServerSide};
+use super::net::{Backend, Client, Listener, ServerSide};
 use super::pipes::Queue;
 use super::random::Random;
+use crate::driver::op::RemoteAddress;
 
 /// Descriptors start here, far from any real one; see [`World::open_descriptors`] for why none is used twice.
 pub(super) const FIRST_DESCRIPTOR: RawFd = 1_000_000;
@@ -130,6 +131,8 @@ pub struct World {
     next_descriptor: Cell<RawFd>,
     descriptor_limit: Cell<usize>,
     next_client: Cell<u32>,
+    /// Servers that the one under test may connect to.
+    backends: RefCell<Vec<(RemoteAddress, Weak<Backend>)>>,
     root: Rc<Directory>,
     next_inode: Cell<u64>,
     /// Bytes that files of the server's own may still take.
@@ -172,6 +175,7 @@ impl World {
             next_descriptor: Cell::new(FIRST_DESCRIPTOR),
             descriptor_limit: Cell::new(usize::MAX),
             next_client: Cell::default(),
+            backends: RefCell::default(),
             root: Directory::new(1),
             next_inode: Cell::new(2),
             free_space: Rc::new(Cell::new(1 << 40)),
@@ -240,6 +244,13 @@ impl World {
         Some(object.listener().connect(SocketAddr::from((address, FIRST_PORT + (number % ports) as u16))))
     }
 
+    /// A server at this address, until it is dropped; then a connect is refused, as before.
+    pub fn serve(&self, address: RemoteAddress) -> Rc<Backend> {
+        let backend = Rc::<Backend>::default();
+        self.backends.borrow_mut().push((address, Rc::downgrade(&backend)));
+        backend
+    }
+
     /// Adds a directory; those above it have to be there. All paths begin at the root, without a slash.
     pub fn add_directory(&self, path: &str) {
         self.add(path, Node::Directory(Directory::new(self.inode())));
@@ -247,7 +258,7 @@ impl World {
 
     /// Adds a file, or puts a new one (another inode) in the place of what has that name.
     pub fn add_file(&self, path: &str, content: Content) {
-        self.add(path, Node::File(File::new(self.inode(), content, self.wall())));
+        self.add(path, Node::File(File::new(self.inode(), content, &self.free_space, self.wall())));
     }
 
     /// Adds a FIFO.
@@ -291,7 +302,7 @@ impl World {
         self.file(path).borrow_mut().broken = true;
     }
 
-    /// Leaves so much space on the disk for what the server writes; files that go give theirs back.
+    /// Leaves so much space on the disk for what is written from now on; files that go give theirs back.
     pub fn limit_space(&self, bytes: u64) {
         self.free_space.set(bytes);
     }
@@ -408,8 +419,16 @@ impl Object {
     #[track_caller]
     pub fn socket(&self) -> &ServerSide {
         match self {
-            Object::Socket(socket) => socket,
+            Object::Socket(socket) if socket.get().is_connected => socket,
             _ => panic!("sim: {self:?} is no connected socket"),
+        }
+    }
+
+    #[track_caller]
+    pub fn unconnected(&self) -> &ServerSide {
+        match self {
+            Object::Socket(socket) if !socket.get().is_connected => socket,
+            _ => panic!("sim: {self:?} is no socket that could be connected"),
         }
     }
 
@@ -450,6 +469,11 @@ impl World {
         }
     }
 
+    /// Whether a descriptor leads to this still.
+    pub(super) fn is_open(&self, object: &Rc<Object>) -> bool {
+        self.descriptors.borrow().values().any(|descriptor| Rc::ptr_eq(&descriptor.object, object))
+    }
+
     /// Forbids further use, as soon as the close is submitted.
     #[track_caller]
     pub(super) fn begin_close(&self, fd: RawFd) {
@@ -468,7 +492,7 @@ impl World {
 
     /// A new file of the server's own, not in any directory yet.
     pub(super) fn new_file(&self) -> Node {
-        Node::File(File::empty(self.inode(), &self.free_space, self.wall()))
+        Node::File(File::new(self.inode(), Content::Bytes(Vec::new()), &self.free_space, self.wall()))
     }
 
     /// A new directory, not in any other yet.
@@ -495,13 +519,17 @@ impl World {
         }
     }
 
-    /// Opens a directory entry, as openat2(2) would once the path is resolved.
+    /// Who answers at an address; `upgrade` finds nobody where nobody does.
+    pub(super) fn backend(&self, address: &RemoteAddress) -> Weak<Backend> {
+        let mut backends = self.backends.borrow_mut();
+        backends.retain(|(_, backend)| backend.strong_count() > 0);
+        backends.iter().find(|(own, _)| own == address).map(|(_, backend)| backend.clone()).unwrap_or_default()
+    }
+
+    /// Opens a directory entry, as openat2(2) would once a number was found and the path is resolved.
     pub(super) fn open(&self, node: Node) -> io::Result<RawFd> {
         if matches!(&node, Node::File(file) if file.borrow().denied) {
             return Err(io::Error::from_raw_os_error(libc::EACCES));
-        }
-        if !self.descriptor_is_free() {
-            return Err(io::Error::from_raw_os_error(libc::EMFILE));
         }
         Ok(self.add_descriptor(Object::Entry(node)))
     }

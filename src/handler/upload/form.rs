@@ -97,7 +97,7 @@ struct Received {
     draft: Draft,
     size: u64,
     media_type: &'static str,
-    sha256: String,
+    sha256: Option<String>,
 }
 
 impl Reception {
@@ -132,7 +132,7 @@ impl Reception {
         }
         let draft = Draft::create(&self.folder, &self.folder).await;
         let draft = draft.map_err(|error| Refusal::failed("a file can't be made", error))?;
-        let sink = Sink::new(draft.file.clone());
+        let sink = Sink::new(draft.file.clone(), self.inbox.config.sha256);
         self.part = Some(Part::File(Box::new(Incoming { field, file_name: cleaned, draft, sink })));
         Ok(())
     }
@@ -197,7 +197,7 @@ impl Reception {
             match draft.place(&folder, &folder, &target.name, config.on_conflict, config.fsync).await {
                 Ok(name) => {
                     let url = inbox.url_of(&route, &name);
-                    let (field, file_name) = (Some(field), Some(file_name));
+                    let (field, file_name, media_type) = (Some(field), Some(file_name), media_type.into());
                     stored.push(Stored { field, name, url, size, media_type, sha256, file_name });
                 }
                 Err(error) => {

@@ -22,10 +22,13 @@ mod quota;
 mod raw;
 mod refusal;
 mod reply;
+mod resumable;
 mod sink;
 
+use std::ops::Deref;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use http::{Method, StatusCode};
 
@@ -33,6 +36,8 @@ use self::intake::Intake;
 use self::place::Target;
 use self::quota::{Quota, Reservation};
 use self::refusal::Refusal;
+use self::resumable::locks::Locks;
+use self::resumable::{ietf, sweep, tus};
 use crate::config::UploadConfig;
 use crate::error::Error;
 use crate::http::{Answer, Handler, MakeHandler, Request, Response, Worker};
@@ -42,10 +47,17 @@ use crate::rt::fs::File;
 
 /// A folder that takes uploads, as a handler.
 #[derive(Clone, Debug)]
-pub struct Upload {
-    config: Arc<UploadConfig>,
+pub struct Upload(Arc<Shared>);
+
+/// What the workers share of one folder.
+#[derive(Debug)]
+struct Shared {
+    config: UploadConfig,
     /// What the folder holds, if that is bounded.
     quota: Option<Arc<Quota>>,
+    locks: Arc<Locks>,
+    /// Whether a worker has taken it upon itself to sweep.
+    is_swept: AtomicBool,
 }
 
 impl Upload {
@@ -60,13 +72,16 @@ impl Upload {
         let quota = quota.map_err(|error| {
             Error::operator(format!("dir: `{}` cannot be read", config.dir.display())).because(error)
         })?;
-        Ok(Upload { config: Arc::new(config), quota })
+        Ok(Upload(Arc::new(Shared { config, quota, locks: Arc::default(), is_swept: AtomicBool::new(false) })))
     }
 }
 
 impl MakeHandler for Upload {
     fn make(&self, worker: &Rc<Worker>) -> Rc<dyn Handler> {
-        Rc::new(UploadHandler(Rc::new(Inbox::new(self, worker))))
+        if self.0.config.resumable && !self.0.is_swept.swap(true, Ordering::Relaxed) {
+            sweep::start(worker, &self.0);
+        }
+        Rc::new(UploadHandler(Rc::new(Inbox::new(&self.0, worker))))
     }
 }
 
@@ -82,9 +97,16 @@ impl Handler for UploadHandler {
 /// One worker's way into the folder.
 struct Inbox {
     worker: Rc<Worker>,
-    config: Arc<UploadConfig>,
-    quota: Option<Arc<Quota>>,
+    shared: Arc<Shared>,
     name_patterns: Vec<Pattern>,
+}
+
+impl Deref for Inbox {
+    type Target = Shared;
+
+    fn deref(&self) -> &Shared {
+        &self.shared
+    }
 }
 
 /// What a path beneath the route names.
@@ -93,29 +115,29 @@ enum Place {
     Folder,
     /// A file in it, or in a folder beneath it.
     File(Target),
+    /// An upload that can be resumed, by its number.
+    Upload(String),
 }
 
 impl Inbox {
-    fn new(upload: &Upload, worker: &Rc<Worker>) -> Self {
+    fn new(shared: &Arc<Shared>, worker: &Rc<Worker>) -> Self {
         // `Upload::new` has let only what parses through.
-        let patterns = upload.config.name_patterns.iter().filter_map(|pattern| Pattern::parse(pattern).ok());
-        Inbox {
-            worker: worker.clone(),
-            config: upload.config.clone(),
-            quota: upload.quota.clone(),
-            name_patterns: patterns.collect(),
-        }
+        let patterns = shared.config.name_patterns.iter().filter_map(|pattern| Pattern::parse(pattern).ok());
+        Inbox { worker: worker.clone(), shared: shared.clone(), name_patterns: patterns.collect() }
     }
 
+    /// Each way of uploading has a future of its own size, so each is boxed.
     async fn answer(self: &Rc<Self>, request: Request) -> Result<Response, Refusal> {
         let place = self.place_of(&request)?;
+        let speaks_tus = self.config.resumable && tus::is_spoken(&request);
         match (request.method(), place) {
-            (&Method::OPTIONS, place) => Ok(Response::new(StatusCode::NO_CONTENT).field("Allow", self.allow(&place))),
+            (&Method::OPTIONS, place) => Ok(self.options(&place)),
+            (_, Place::Upload(id)) if speaks_tus => Ok(Box::pin(tus::resource(self, request, &id)).await),
+            (_, Place::Upload(id)) => Box::pin(ietf::resource(self, request, &id)).await,
+            (&Method::POST, Place::Folder) if speaks_tus => Ok(Box::pin(tus::create(self, request)).await),
             (&Method::POST, Place::Folder) if is_form(&request) => Box::pin(form::post(self, request)).await,
-            (&Method::POST, Place::Folder) => Box::pin(raw::store(self, request, None)).await,
-            (&Method::PUT | &Method::POST, Place::File(target)) => {
-                Box::pin(raw::store(self, request, Some(target))).await
-            }
+            (&Method::POST, Place::Folder) => self.store(request, None).await,
+            (&Method::PUT | &Method::POST, Place::File(target)) => self.store(request, Some(target)).await,
             (&Method::DELETE, Place::File(target)) if self.config.delete => raw::delete(self, &target).await,
             (_, place) => {
                 let allow = self.allow(&place);
@@ -125,8 +147,30 @@ impl Inbox {
         }
     }
 
+    /// Stores a raw body, so that it can be resumed if the client asks for that.
+    async fn store(self: &Rc<Self>, mut request: Request, target: Option<Target>) -> Result<Response, Refusal> {
+        if self.config.resumable {
+            match ietf::creation(self, &mut request) {
+                Ok(Some(creation)) => return Box::pin(ietf::create(self, request, creation, target)).await,
+                Ok(None) => {}
+                Err(refused) => return Ok(ietf::problem(self, refused)),
+            }
+        }
+        Box::pin(raw::store(self, request, target)).await
+    }
+
+    fn options(&self, place: &Place) -> Response {
+        // 200 and not 204: it is what clients of tus expect (U4).
+        let response = Response::new(StatusCode::OK).field("Allow", self.allow(place));
+        if !self.config.resumable {
+            return response;
+        }
+        ietf::announce(self, tus::announce(self, response))
+    }
+
     fn allow(&self, place: &Place) -> &'static str {
         match place {
+            Place::Upload(_) => "HEAD, PATCH, DELETE, OPTIONS",
             Place::Folder => "POST, OPTIONS",
             Place::File(_) if self.config.delete => "PUT, POST, DELETE, OPTIONS",
             Place::File(_) => "PUT, POST, OPTIONS",
@@ -138,6 +182,9 @@ impl Inbox {
             .map_err(|error| Refusal::new(error.status(), "PATH", error.to_string()))?;
         if path.path.is_empty() {
             return Ok(Place::Folder);
+        }
+        if let Some(id) = path.path.strip_prefix(b".uploads/").filter(|_| self.config.resumable) {
+            return Ok(Place::Upload(String::from_utf8_lossy(id).into_owned()));
         }
         let target = Target::of(&path)?;
         self.check_name(&target.name)?;

@@ -36,6 +36,12 @@ impl Quota {
         reservation.extend(bytes).then_some(reservation)
     }
 
+    /// Counts what the folder holds now. What is on its way and has reached the disk is counted twice until it is in its place.
+    pub fn count_again(&self, folder: &Path) -> io::Result<()> {
+        self.stored.store(held(folder)?, Ordering::Relaxed);
+        Ok(())
+    }
+
     /// Notes that so many bytes have left the folder.
     pub fn deleted(&self, bytes: u64) {
         let less = |stored: u64| Some(stored.saturating_sub(bytes));

@@ -68,6 +68,7 @@ pub(super) async fn store(
         inbox.keep(reservation, size, replaced.filter(|_| on_conflict == OnConflict::Replace));
         let name = target.path_of(&stored);
         let url = inbox.url_of(&route, &name);
+        let media_type = media_type.into();
         Ok::<_, Refusal>(Stored { field: None, name, url, size, media_type, sha256, file_name: None })
     });
     let stored = commit.lasting().await?;
@@ -102,7 +103,7 @@ async fn receive(
     mut reservation: Option<Reservation>,
 ) -> Result<(Sink, Option<Reservation>), Refusal> {
     let mut intake = inbox.intake();
-    let mut sink = Sink::new(file.clone());
+    let mut sink = Sink::new(file.clone(), inbox.config.sha256);
     let mut left = inbox.config.file_len;
     let length_is_known = body.remaining().is_some();
     loop {
@@ -141,7 +142,7 @@ fn check_fields(request: &Request) -> Result<(), Refusal> {
 }
 
 /// The length of the file that has this name, if there is one.
-async fn look_up(directory: &File, name: &str) -> Result<Option<u64>, Refusal> {
+pub(super) async fn look_up(directory: &File, name: &str) -> Result<Option<u64>, Refusal> {
     match directory.open_beneath(name.as_bytes()).await.and_then(|file| file.stat()) {
         Ok(stat) if stat.kind == FileKind::Regular => Ok(Some(stat.len)),
         Ok(_) => Err(Refusal::taken()),

@@ -14,12 +14,13 @@ pub(super) struct Refusal {
     status: StatusCode,
     code: &'static str,
     text: String,
+    fields: Vec<(&'static str, String)>,
 }
 
 impl Refusal {
     /// With a status, a name of the reason for programs and a sentence for people.
     pub fn new(status: StatusCode, code: &'static str, text: impl Into<String>) -> Self {
-        Refusal { status, code, text: text.into() }
+        Refusal { status, code, text: text.into(), fields: Vec::new() }
     }
 
     /// What a call of the disk failed with, and what it was for.
@@ -40,6 +41,18 @@ impl Refusal {
         }
     }
 
+    /// Whether it is that something is not there.
+    pub fn is_missing(&self) -> bool {
+        self.status == StatusCode::NOT_FOUND
+    }
+
+    /// The same refusal, with one more field in its reply.
+    #[must_use]
+    pub fn with_field(mut self, name: &'static str, value: impl Into<String>) -> Self {
+        self.fields.push((name, value.into()));
+        self
+    }
+
     /// The disk, or its part for this folder, is full.
     pub fn full() -> Self {
         Refusal::new(StatusCode::INSUFFICIENT_STORAGE, "STORAGE_FULL", "There is no room for the upload.")
@@ -58,7 +71,9 @@ impl Refusal {
 
     /// There is no memory for it now.
     pub fn busy() -> Self {
-        Refusal::new(StatusCode::SERVICE_UNAVAILABLE, "BUSY", "The server has no room for more forms now.")
+        let refusal =
+            Refusal::new(StatusCode::SERVICE_UNAVAILABLE, "BUSY", "The server has no room for more forms now.");
+        refusal.with_field("Retry-After", "1")
     }
 
     /// The body broke off.
@@ -82,6 +97,6 @@ impl From<FormError> for Refusal {
 impl From<Refusal> for Response {
     fn from(refusal: Refusal) -> Self {
         let response = Response::problem(refusal.status, refusal.code, &refusal.text);
-        if refusal.status == StatusCode::SERVICE_UNAVAILABLE { response.field("Retry-After", "1") } else { response }
+        refusal.fields.into_iter().fold(response, |response, (name, value)| response.field(name, value))
     }
 }

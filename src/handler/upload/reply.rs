@@ -1,5 +1,6 @@
 //! What is said of stored files, as JSON.
 
+use std::borrow::Cow;
 use std::fmt;
 use std::io;
 
@@ -19,9 +20,10 @@ pub(super) struct Stored {
     pub size: u64,
     /// What it is, by its first bytes.
     #[serde(rename = "type")]
-    pub media_type: &'static str,
+    pub media_type: Cow<'static, str>,
     /// The digest of its bytes, in hexadecimal.
-    pub sha256: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub sha256: Option<String>,
     /// What the client called it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub file_name: Option<String>,

@@ -18,33 +18,44 @@ pub(super) struct Sink {
     file: Rc<File>,
     len: u64,
     writes: VecDeque<Write>,
-    hash: Sha256,
-    /// The first bytes, until they tell what the file is.
-    start: Vec<u8>,
+    /// What a write failed with: behind it, nothing counts as written.
+    error: Option<i32>,
+    /// The digest of all bytes so far, if it is wanted.
+    hash: Option<Sha256>,
+    /// The first bytes, until they have told what the file is.
+    start: Option<Vec<u8>>,
     media_type: Option<&'static str>,
 }
 
 impl Sink {
     /// Into an empty file.
-    pub fn new(file: Rc<File>) -> Self {
-        Sink { file, len: 0, writes: VecDeque::new(), hash: Sha256::new(), start: Vec::new(), media_type: None }
+    pub fn new(file: Rc<File>, is_hashed: bool) -> Self {
+        Sink { start: Some(Vec::new()), ..Sink::resume(file, 0, is_hashed.then(Sha256::new)) }
     }
 
-    /// How many bytes have come.
+    /// Behind the first `len` bytes of a file, which have this digest.
+    pub fn resume(file: Rc<File>, len: u64, hash: Option<Sha256>) -> Self {
+        Sink { file, len, writes: VecDeque::new(), error: None, hash, start: None, media_type: None }
+    }
+
+    /// How many bytes the file has when all writes are done.
     pub fn len(&self) -> u64 {
         self.len
     }
 
     /// Takes the next piece; there has to be room for it.
     pub fn push(&mut self, piece: Chunk) {
-        if self.media_type.is_none() {
-            let wanted = media_type::SNIFF_LEN - self.start.len();
-            self.start.extend_from_slice(&piece[..piece.len().min(wanted)]);
-            if self.start.len() == media_type::SNIFF_LEN {
-                self.media_type = Some(media_type::sniff(&std::mem::take(&mut self.start)));
+        if let Some(start) = &mut self.start {
+            let wanted = media_type::SNIFF_LEN - start.len();
+            start.extend_from_slice(&piece[..piece.len().min(wanted)]);
+            if start.len() == media_type::SNIFF_LEN {
+                self.media_type = Some(media_type::sniff(start));
+                self.start = None;
             }
         }
-        self.hash.update(&*piece);
+        if let Some(hash) = &mut self.hash {
+            hash.update(&*piece);
+        }
         let len = piece.len() as u64;
         self.writes.push_back(self.file.write(self.len, piece.into_write()));
         self.len += len;
@@ -60,6 +71,12 @@ impl Sink {
         std::future::poll_fn(|cx| self.poll_down_to(0, cx)).await
     }
 
+    /// Waits until no write is under way any more, however they end.
+    pub async fn settle(&mut self) {
+        // How they end was told, or is of no interest any more.
+        let _ = self.flush().await;
+    }
+
     /// What the file is, by its first bytes; `None` while there are too few of them to tell.
     pub fn media_type(&self) -> Option<&'static str> {
         self.media_type
@@ -67,12 +84,17 @@ impl Sink {
 
     /// As [`Sink::media_type`], when no more will come.
     pub fn final_media_type(&self) -> &'static str {
-        self.media_type.unwrap_or_else(|| media_type::sniff(&self.start))
+        self.media_type.unwrap_or_else(|| media_type::sniff(self.start.as_deref().unwrap_or_default()))
     }
 
-    /// The digest of all bytes, in hexadecimal.
-    pub fn sha256(&self) -> String {
-        super::hex(&self.hash.clone().finalize())
+    /// The digest of all bytes so far.
+    pub fn hash(&self) -> Option<&Sha256> {
+        self.hash.as_ref()
+    }
+
+    /// The same in hexadecimal.
+    pub fn sha256(&self) -> Option<String> {
+        self.hash.clone().map(|hash| super::hex(&hash.finalize()))
     }
 
     fn poll_down_to(&mut self, most: usize, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -81,12 +103,14 @@ impl Sink {
             match Pin::new(oldest).poll(cx) {
                 Poll::Ready(result) => {
                     self.writes.pop_front();
-                    result?;
+                    if let Err(error) = result {
+                        self.error.get_or_insert(error.raw_os_error().unwrap_or(libc::EIO));
+                    }
                 }
-                Poll::Pending if self.writes.len() <= most => return Poll::Ready(Ok(())),
+                Poll::Pending if self.writes.len() <= most => break,
                 Poll::Pending => return Poll::Pending,
             }
         }
-        Poll::Ready(Ok(()))
+        Poll::Ready(self.error.map_or(Ok(()), |error| Err(io::Error::from_raw_os_error(error))))
     }
 }

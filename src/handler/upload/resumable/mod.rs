@@ -1,0 +1,625 @@
+//! Uploads that can be resumed: bytes and a record in the store, whatever protocol brings them.
+//!
+//! ```text
+//!   create ─▶ .uploads/<id>        bytes, written as they come        append ─▶ … ─▶ finish: named, linked into place,
+//!             .uploads/<id>.json   record: what is there for sure                    taken out of the store
+//! ```
+//!
+//! Nothing of an upload is kept in memory between requests: whichever worker or process gets the next one reads the record, so
+//! a restart is no special case. An append goes on to its end as a task of its own, also when its client is gone, because what
+//! came before that is to be kept.
+
+pub(super) mod ietf;
+pub(super) mod locks;
+mod record;
+pub(super) mod sweep;
+pub(super) mod tus;
+
+use std::io;
+use std::rc::Rc;
+use std::task::Poll;
+use std::time::Duration;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use futures_util::StreamExt;
+use http::StatusCode;
+use sha1::Sha1;
+use sha2::{Digest, Sha256};
+
+use self::locks::Lock;
+use self::record::{Placed, Record, record_name};
+use super::place::{Draft, STORE, Target, open_store, random_name};
+use super::quota::Reservation;
+use super::refusal::Refusal;
+use super::reply::{Receipt, Stored};
+use super::sink::Sink;
+use super::{Inbox, hex};
+use crate::config::{Names, OnConflict};
+use crate::http::{BodyReader, Chunk};
+use crate::limits::Limits;
+use crate::proto::http1::encode::{ResponseHead, http_date};
+use crate::proto::media_type::{self, SNIFF_LEN};
+use crate::proto::tus::Checksum;
+use crate::proto::upload_name;
+use crate::rt::fs::File;
+use crate::rt::timer::{Timer, sleep};
+
+/// What a client wants to upload.
+pub(super) struct Wish {
+    /// How many bytes it will have, if it is known.
+    pub length: Option<u64>,
+    /// The place that the request's path names.
+    pub target: Option<Target>,
+    /// What the client calls the file.
+    pub file_name: Option<String>,
+    /// See [`Record::metadata`].
+    pub metadata: Option<String>,
+    /// See [`Record::concat`].
+    pub concat: Option<String>,
+}
+
+/// An upload that this request has for itself.
+pub(super) struct Held {
+    inbox: Rc<Inbox>,
+    id: String,
+    folder: Rc<File>,
+    store: Rc<File>,
+    /// Its bytes; once the file is in its place there are none in the store.
+    file: Option<Rc<File>>,
+    record: Record,
+    lock: Lock,
+}
+
+/// What a request adds to an upload.
+pub(super) struct Addition {
+    pub body: BodyReader,
+    /// What its bytes have to be, if anything is to be kept of them.
+    pub checksum: Option<Checksum>,
+    /// Where the client is told how far it is.
+    pub informs: Option<ietf::Informant>,
+    /// Whether the upload ends where the body does.
+    pub completes: bool,
+}
+
+/// How an append ended. What the record says is there either way.
+pub(super) enum Appended {
+    /// The body came to its end.
+    Whole,
+    /// It broke off: the client is gone, another request took over, or it can't go on.
+    Broken(Refusal),
+}
+
+impl Held {
+    /// A new upload.
+    pub async fn create(inbox: &Rc<Inbox>, wish: Wish) -> Result<Self, Refusal> {
+        let (directory, name) = inbox.decide_place(&wish)?;
+        let folder = Rc::new(inbox.open_folder().await?);
+        let target = name.clone().map(|name| Target { directory: directory.clone(), name });
+        if let Some(target) = &target {
+            inbox.check_free(&folder, target).await?;
+        }
+        let in_store = |error| Refusal::failed("an upload can't be made", error);
+        let store = Rc::new(open_store(&folder).await.map_err(in_store)?);
+        let id = random_name().map_err(in_store)?;
+        let lock = inbox.locks.hold(&id).await;
+        let file = Rc::new(store.create(id.as_bytes()).await.map_err(in_store)?);
+        let mut record = Record {
+            length: wish.length,
+            directory,
+            name,
+            file_name: wish.file_name,
+            metadata: wish.metadata,
+            concat: wish.concat,
+            ..Record::default()
+        };
+        record.advance(0, inbox.config.sha256.then(Sha256::new).as_ref());
+        let held = Held { inbox: inbox.clone(), id, folder, store, file: Some(file), record, lock };
+        let begun = match held.begin().await {
+            Ok(()) => held.save().await,
+            Err(error) => Err(error),
+        };
+        match begun {
+            Ok(()) => Ok(held),
+            Err(error) => {
+                held.forget();
+                Err(in_store(error))
+            }
+        }
+    }
+
+    async fn begin(&self) -> io::Result<()> {
+        let Some(file) = &self.file else { return Ok(()) };
+        file.try_lock()?;
+        file.allocate(self.record.length.unwrap_or(0)).await
+    }
+
+    /// The upload with this number, as soon as whoever has it has let go. One that became whole just before a crash is put in
+    /// its place.
+    pub async fn open(inbox: &Rc<Inbox>, id: &str) -> Result<Self, Refusal> {
+        if !is_id(id) {
+            return Err(no_upload());
+        }
+        let timer = Timer::new(&inbox.worker.runtime);
+        timer.set_after(Limits::UPLOAD_TAKEOVER);
+        let lock = timer.race(inbox.locks.hold(id)).await.map_err(|_| locked())?;
+        let folder = Rc::new(inbox.open_folder().await?);
+        let missing = |error: io::Error| match error.kind() {
+            io::ErrorKind::NotFound => no_upload(),
+            io::ErrorKind::WouldBlock => locked(),
+            _ => Refusal::failed("an upload can't be opened", error),
+        };
+        let store = Rc::new(folder.open_beneath(STORE.as_bytes()).await.map_err(missing)?);
+        let record = Record::load(&inbox.worker, &store, id).await.map_err(missing)?;
+        let file = match &record.stored {
+            Some(_) => None,
+            None => {
+                let file = store.open_writable(id.as_bytes()).await.map_err(missing)?;
+                lock_file(&file, &timer).await.map_err(missing)?;
+                Some(Rc::new(file))
+            }
+        };
+        let mut held = Held { inbox: inbox.clone(), id: id.to_owned(), folder, store, file, record, lock };
+        held.finish_if_whole().await?;
+        Ok(held)
+    }
+
+    /// What is known of it.
+    pub fn record(&self) -> &Record {
+        &self.record
+    }
+
+    /// Says how long it will be, which was not known before.
+    pub fn set_length(&mut self, length: u64) {
+        self.record.length = Some(length);
+    }
+
+    /// Where the upload is asked for and gone on with.
+    pub fn location(&self, route: &str, query: Option<&str>) -> String {
+        let query = query.map(|query| format!("?{query}")).unwrap_or_default();
+        format!("{}/{STORE}/{}{query}", route.trim_end_matches('/'), self.id)
+    }
+
+    /// When it is swept unless it is gone on with.
+    pub fn expires(&self) -> [u8; 29] {
+        let now = self.inbox.worker.wall_clock().duration_since(std::time::UNIX_EPOCH).unwrap_or(Duration::ZERO);
+        http_date((now + self.inbox.config.resumable_expiry).as_secs())
+    }
+
+    /// What the reply to whom an upload became whole says of the file.
+    pub fn describe(&self, head: &mut ResponseHead, route: &str) {
+        if let Some(placed) = &self.record.stored {
+            head.field("Content-Location", self.inbox.url_of(route, &placed.path).as_bytes());
+            if let Some(digest) = placed.sha256.as_deref().and_then(unhex) {
+                head.field_fmt("Repr-Digest", format_args!("sha-256=:{}:", STANDARD.encode(digest)));
+            }
+        }
+    }
+
+    /// The same as JSON.
+    pub fn receipt(&self, route: &str) -> String {
+        let stored = self.record.stored.as_ref().map(|placed| Stored {
+            field: None,
+            name: placed.path.clone(),
+            url: self.inbox.url_of(route, &placed.path),
+            size: self.record.offset,
+            media_type: placed.media_type.clone().into(),
+            sha256: placed.sha256.clone(),
+            file_name: self.record.file_name.clone(),
+        });
+        Receipt { files: stored.into_iter().collect(), fields: Vec::new() }.to_string()
+    }
+
+    /// Adds a body, to the end also when nobody waits for it: see the module.
+    pub async fn append(self, addition: Addition) -> (Self, Appended) {
+        let runtime = self.inbox.worker.runtime.clone();
+        runtime.spawn(self.add(addition)).lasting().await
+    }
+
+    async fn add(mut self, addition: Addition) -> (Self, Appended) {
+        let result = self.receive(addition).await;
+        let finished = match result {
+            Ok(()) => self.finish_if_whole().await,
+            Err(refusal) => Err(refusal),
+        };
+        match finished {
+            Ok(()) => (self, Appended::Whole),
+            Err(refusal) => (self, Appended::Broken(refusal)),
+        }
+    }
+
+    /// Receives until the body's end, and keeps what came even if that is not reached.
+    async fn receive(&mut self, addition: Addition) -> Result<(), Refusal> {
+        let Some(file) = self.file.clone() else { return Ok(()) };
+        let most = self.record.length.unwrap_or(self.inbox.config.file_len) - self.record.offset;
+        let announced = addition.body.remaining();
+        if announced.is_some_and(|announced| announced > most) {
+            return Err(Refusal::too_large(self.record.offset + most));
+        }
+        let reservation = self.inbox.admit(announced)?;
+        let hash = self.hash(&file).await?;
+        let begun = self.record.offset;
+        let mut stream = Stream {
+            end: begun + most,
+            sink: Sink::resume(file, begun, hash),
+            reservation,
+            is_reserved: announced.is_some(),
+            check: addition.checksum.map(Check::new),
+            completes: addition.completes,
+        };
+        let ended = self.fill(&mut stream, addition.body, addition.informs).await;
+        let kept = self.end(&mut stream, ended).await;
+        // A write that is still under way must not come after those of the next request.
+        stream.sink.settle().await;
+        self.inbox.keep(stream.reservation, self.record.offset - begun, None);
+        kept
+    }
+
+    /// Takes the body to its end, or to where it breaks off.
+    async fn fill(
+        &mut self,
+        stream: &mut Stream,
+        body: BodyReader,
+        mut informs: Option<ietf::Informant>,
+    ) -> Result<(), Refusal> {
+        let mut body = body.in_large_pieces();
+        let mut intake = self.inbox.intake();
+        loop {
+            let piece = intake.next(Some(&mut stream.sink), |cx| match self.lock.poll_asked_to_stop(cx) {
+                Poll::Ready(()) => Poll::Ready(Some(Err(taken_over()))),
+                Poll::Pending => body.poll_next_unpin(cx).map_err(|error| Refusal::broken(&error)),
+            });
+            let Some(piece) = piece.await.map_err(failed_to_write)? else { return Ok(()) };
+            let piece = piece?;
+            intake.count(piece.len());
+            stream.take(piece)?;
+            if stream.check.is_none() && stream.sink.len() - self.record.offset >= Limits::UPLOAD_CHECKPOINT {
+                self.keep(&mut stream.sink).await?;
+                if let Some(informant) = &mut informs {
+                    informant.progress(&mut body, self.record.offset).await;
+                }
+            }
+        }
+    }
+
+    /// Keeps what came, unless it is not what it had to be.
+    async fn end(&mut self, stream: &mut Stream, ended: Result<(), Refusal>) -> Result<(), Refusal> {
+        if let Some(check) = stream.check.take() {
+            // Bytes that can't be checked to their end are not kept.
+            ended?;
+            if !check.holds() {
+                return Err(checksum_mismatch());
+            }
+            return self.keep(&mut stream.sink).await;
+        }
+        if ended.is_ok() && stream.completes {
+            if self.record.length.is_some_and(|length| length != stream.sink.len()) {
+                return Err(Refusal::new(StatusCode::BAD_REQUEST, "LENGTH", "The upload ends before its length."));
+            }
+            self.record.length = Some(stream.sink.len());
+        }
+        self.keep(&mut stream.sink).await?;
+        ended
+    }
+
+    /// Writes down that all that the sink was given is there.
+    async fn keep(&mut self, sink: &mut Sink) -> Result<(), Refusal> {
+        sink.flush().await.map_err(failed_to_write)?;
+        if self.inbox.config.fsync != crate::config::Fsync::None
+            && let Some(file) = &self.file
+        {
+            file.sync().await.map_err(failed_to_write)?;
+        }
+        self.record.advance(sink.len(), sink.hash());
+        self.save().await.map_err(failed_to_write)
+    }
+
+    /// Puts an upload in its place that has all its bytes and is a file of its own.
+    async fn finish_if_whole(&mut self) -> Result<(), Refusal> {
+        let Some(file) = self.file.clone().filter(|_| self.record.is_whole() && !self.record.is_partial()) else {
+            return Ok(());
+        };
+        let failed = |error| Refusal::failed("an upload can't be put in its place", error);
+        let media_type = self.sniff(&file).await.map_err(failed)?;
+        if let Err(refusal) = self.inbox.check_type(media_type) {
+            self.forget();
+            return Err(refusal);
+        }
+        // What is not known to be behind the end would become part of the file.
+        if file.stat().map_err(failed)?.len > self.record.offset {
+            file.truncate(self.record.offset).await.map_err(failed)?;
+        }
+        let name = match self.record.name.clone() {
+            Some(name) => name,
+            None => {
+                let name = self.inbox.generated_name(self.record.file_name.as_deref(), media_type)?;
+                // Before it is given: after a crash it has to be the same.
+                self.record.name = Some(name.clone());
+                self.save().await.map_err(failed)?;
+                name
+            }
+        };
+        let hash = self.hash(&file).await?;
+        let target = Target { directory: self.record.directory.clone(), name };
+        let directory = target.open(&self.folder).await?;
+        let config = &self.inbox.config;
+        let replaced = self.inbox.replaces(&directory, &target.name).await?;
+        let draft = Draft::kept(file);
+        let name = draft.place(&self.folder, &directory, &target.name, config.on_conflict, config.fsync).await;
+        let path = target.path_of(&name.map_err(failed)?);
+        let sha256 = hash.map(|hash| hex(&hash.finalize()));
+        self.record.stored = Some(Placed { path, sha256, media_type: media_type.to_owned() });
+        self.save().await.map_err(failed)?;
+        self.file = None;
+        self.store.forget(self.id.as_bytes());
+        self.inbox.keep(None, 0, replaced);
+        Ok(())
+    }
+
+    /// What the file is, by its first bytes.
+    async fn sniff(&self, file: &File) -> io::Result<&'static str> {
+        let buf = self.inbox.worker.runtime.transfer_pool().acquire().await;
+        let len = SNIFF_LEN.min(usize::try_from(self.record.offset).unwrap_or(usize::MAX));
+        let (read, buf) = file.read(0, len, buf).await;
+        read?;
+        Ok(media_type::sniff(&buf))
+    }
+
+    /// The digest of what is there, if one is wanted; from the bytes, where the record's state means nothing here.
+    async fn hash(&self, file: &Rc<File>) -> Result<Option<Sha256>, Refusal> {
+        if !self.inbox.config.sha256 {
+            return Ok(None);
+        }
+        if let Some(hash) = self.record.hash() {
+            return Ok(Some(hash));
+        }
+        let mut hash = Sha256::new();
+        let mut pieces = Pieces::of(file.clone(), self.record.offset);
+        while let Some(piece) = pieces.next(&self.inbox).await? {
+            hash.update(&*piece);
+        }
+        Ok(Some(hash))
+    }
+
+    /// Makes the upload one of these partial ones, one behind the other.
+    pub async fn concatenate(mut self, parts: Vec<Pieces>) -> (Self, Appended) {
+        let runtime = self.inbox.worker.runtime.clone();
+        let copying = async move {
+            let copied = self.copy(parts).await;
+            match copied {
+                Ok(()) => (self, Appended::Whole),
+                Err(refusal) => (self, Appended::Broken(refusal)),
+            }
+        };
+        runtime.spawn(copying).lasting().await
+    }
+
+    async fn copy(&mut self, parts: Vec<Pieces>) -> Result<(), Refusal> {
+        let Some(file) = self.file.clone() else { return Ok(()) };
+        let reservation = self.inbox.admit(self.record.length)?;
+        let mut sink = Sink::resume(file, 0, self.inbox.config.sha256.then(Sha256::new));
+        for mut part in parts {
+            while let Some(piece) = part.next(&self.inbox).await? {
+                std::future::poll_fn(|cx| sink.poll_room(cx)).await.map_err(failed_to_write)?;
+                sink.push(piece);
+            }
+        }
+        self.keep(&mut sink).await?;
+        self.inbox.keep(reservation, self.record.offset, None);
+        self.finish_if_whole().await
+    }
+
+    /// Takes the upload away, and, if clients may delete, the file that it became.
+    pub async fn terminate(self) -> Result<(), Refusal> {
+        if let Some(placed) = self.record.stored.as_ref().filter(|_| self.inbox.config.delete) {
+            let (directory, name) = placed.path.rsplit_once('/').unwrap_or(("", &placed.path));
+            let target = Target { directory: directory.to_owned(), name: name.to_owned() };
+            match super::raw::delete(&self.inbox, &target).await {
+                Ok(_) => {}
+                Err(refusal) if refusal.is_missing() => {}
+                Err(refusal) => return Err(refusal),
+            }
+        }
+        let gone = |error: io::Error| match error.kind() {
+            io::ErrorKind::NotFound => Ok(()),
+            _ => Err(Refusal::failed("an upload can't be taken away", error)),
+        };
+        self.store.unlink(record_name(&self.id).as_bytes()).await.or_else(gone)?;
+        if self.file.is_some() {
+            self.store.unlink(self.id.as_bytes()).await.or_else(gone)?;
+            if let Some(quota) = &self.inbox.quota {
+                quota.deleted(self.record.offset);
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes an upload away that can't become anything.
+    fn forget(&self) {
+        self.store.forget(record_name(&self.id).as_bytes());
+        self.store.forget(self.id.as_bytes());
+        if let Some(quota) = &self.inbox.quota {
+            quota.deleted(self.record.offset);
+        }
+    }
+
+    async fn save(&self) -> io::Result<()> {
+        self.record.save(&self.store, &self.id, self.inbox.config.fsync).await
+    }
+}
+
+impl Inbox {
+    /// Where an upload will lie; no name yet if it depends on the bytes.
+    fn decide_place(&self, wish: &Wish) -> Result<(String, Option<String>), Refusal> {
+        if let Some(target) = &wish.target {
+            return Ok((target.directory.clone(), Some(target.name.clone())));
+        }
+        match (self.config.names, &wish.file_name) {
+            (Names::Client, Some(name)) => {
+                let name = upload_name::clean(name)?;
+                self.check_name(&name)?;
+                Ok((String::new(), Some(name)))
+            }
+            _ => Ok((String::new(), None)),
+        }
+    }
+
+    /// Whether an upload of this name could be put in its place now, before its bytes are sent.
+    async fn check_free(&self, folder: &File, target: &Target) -> Result<(), Refusal> {
+        let directory = target.open(folder).await?;
+        let is_taken = super::raw::look_up(&directory, &target.name).await?.is_some();
+        if is_taken && self.config.on_conflict == OnConflict::Reject { Err(Refusal::taken()) } else { Ok(()) }
+    }
+
+    /// The length of the file whose place another one will take.
+    async fn replaces(&self, directory: &File, name: &str) -> Result<Option<u64>, Refusal> {
+        match (&self.quota, self.config.on_conflict) {
+            (Some(_), OnConflict::Replace) => super::raw::look_up(directory, name).await,
+            _ => Ok(None),
+        }
+    }
+}
+
+/// A body on its way into an upload.
+struct Stream {
+    sink: Sink,
+    /// Where the upload ends at the latest.
+    end: u64,
+    reservation: Option<Reservation>,
+    /// Whether all of it is reserved.
+    is_reserved: bool,
+    check: Option<Check>,
+    completes: bool,
+}
+
+impl Stream {
+    fn take(&mut self, piece: Chunk) -> Result<(), Refusal> {
+        let len = piece.len() as u64;
+        if self.end - self.sink.len() < len {
+            return Err(Refusal::too_large(self.end));
+        }
+        if !self.is_reserved && self.reservation.as_mut().is_some_and(|reserved| !reserved.extend(len)) {
+            return Err(Refusal::full());
+        }
+        if let Some(check) = &mut self.check {
+            check.update(&piece);
+        }
+        self.sink.push(piece);
+        Ok(())
+    }
+}
+
+/// The bytes of an upload, a buffer at a time.
+pub(super) struct Pieces {
+    file: Rc<File>,
+    at: u64,
+    end: u64,
+}
+
+impl Pieces {
+    fn of(file: Rc<File>, end: u64) -> Self {
+        Pieces { file, at: 0, end }
+    }
+
+    /// Those of a partial upload that is whole.
+    pub async fn of_partial(inbox: &Rc<Inbox>, id: &str) -> Result<Self, Refusal> {
+        let held = Held::open(inbox, id).await?;
+        let is_part = held.record.is_partial() && held.record.is_whole();
+        let file = held.file.clone().filter(|_| is_part).ok_or_else(|| {
+            let text = "An upload in the concatenation is not partial, or not whole.";
+            Refusal::new(StatusCode::BAD_REQUEST, "CONCATENATION", text)
+        })?;
+        Ok(Pieces::of(file, held.record.offset))
+    }
+
+    /// How many bytes there are.
+    pub fn len(&self) -> u64 {
+        self.end
+    }
+
+    async fn next(&mut self, inbox: &Inbox) -> Result<Option<Chunk>, Refusal> {
+        if self.at == self.end {
+            return Ok(None);
+        }
+        let buf = inbox.worker.runtime.upload_pool().acquire().await;
+        let len = buf.spare_len().min(usize::try_from(self.end - self.at).unwrap_or(usize::MAX));
+        let (read, buf) = self.file.read(self.at, len, buf).await;
+        let read = read.and_then(|read| if read == 0 { Err(io::ErrorKind::UnexpectedEof.into()) } else { Ok(read) });
+        self.at += read.map_err(|error| Refusal::failed("an upload can't be read", error))? as u64;
+        Ok(Some(Chunk::leased(Rc::new(buf))))
+    }
+}
+
+/// A checksum that is being made.
+enum Check {
+    Sha1(Sha1, [u8; 20]),
+    Sha256(Sha256, [u8; 32]),
+}
+
+impl Check {
+    fn new(expected: Checksum) -> Self {
+        match expected {
+            Checksum::Sha1(expected) => Check::Sha1(Sha1::new(), expected),
+            Checksum::Sha256(expected) => Check::Sha256(Sha256::new(), expected),
+        }
+    }
+
+    fn update(&mut self, bytes: &[u8]) {
+        match self {
+            Check::Sha1(hash, _) => hash.update(bytes),
+            Check::Sha256(hash, _) => hash.update(bytes),
+        }
+    }
+
+    fn holds(self) -> bool {
+        match self {
+            Check::Sha1(hash, expected) => hash.finalize()[..] == expected,
+            Check::Sha256(hash, expected) => hash.finalize()[..] == expected,
+        }
+    }
+}
+
+/// As [`random_name`] makes them: nothing else leads into the store.
+fn is_id(text: &str) -> bool {
+    text.len() == 32 && text.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'))
+}
+
+/// Takes the file's lock. A holder that has just let go gives it back when its file is closed, which may take a moment.
+async fn lock_file(file: &File, until: &Timer) -> io::Result<()> {
+    loop {
+        match file.try_lock() {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                if until.race(sleep(Limits::UPLOAD_LOCK_RETRY)).await.is_err() {
+                    return Err(error);
+                }
+            }
+            result => return result,
+        }
+    }
+}
+
+fn unhex(text: &str) -> Option<Vec<u8>> {
+    let digits = text.as_bytes().chunks(2).map(|pair| std::str::from_utf8(pair).ok());
+    digits.map(|pair| u8::from_str_radix(pair?, 16).ok()).collect()
+}
+
+fn failed_to_write(error: io::Error) -> Refusal {
+    Refusal::failed("an upload can't be written", error)
+}
+
+fn no_upload() -> Refusal {
+    Refusal::new(StatusCode::NOT_FOUND, "NO_UPLOAD", "There is no such upload, or not any more.")
+}
+
+fn locked() -> Refusal {
+    Refusal::new(StatusCode::LOCKED, "LOCKED", "Another request has the upload and does not let go.")
+}
+
+fn taken_over() -> Refusal {
+    Refusal::new(StatusCode::CONFLICT, "TAKEN_OVER", "Another request goes on with the upload.")
+}
+
+fn checksum_mismatch() -> Refusal {
+    let refusal = crate::proto::tus::Refusal::ChecksumMismatch;
+    Refusal::new(refusal.status(), "CHECKSUM", refusal.to_string())
+}

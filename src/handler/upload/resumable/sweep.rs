@@ -1,0 +1,134 @@
+//! Takes away what nobody goes on with, also what an earlier process left behind.
+//!
+//! One task for each folder, on one worker, that looks now and then; the looking is done on an offload thread. Whatever is in
+//! the store has been written to, or asked for, at the time that it shows; what is held is locked, by whichever process.
+
+use std::fs::{File, Metadata};
+use std::io;
+use std::path::Path;
+use std::rc::Rc;
+use std::sync::{Arc, Weak};
+use std::time::{Duration, SystemTime};
+
+use nix::fcntl::{Flock, FlockArg};
+
+use super::super::Shared;
+use super::super::place::STORE;
+use super::record::record_name;
+use crate::http::Worker;
+use crate::rt::timer::sleep;
+
+/// The longest time between two looks.
+const MOST_BETWEEN: Duration = Duration::from_secs(10 * 60);
+
+/// Sweeps the folder until its route is gone.
+pub(in super::super) fn start(worker: &Rc<Worker>, shared: &Arc<Shared>) {
+    let between = (shared.config.resumable_expiry / 4).clamp(Duration::from_millis(500), MOST_BETWEEN);
+    let offload = worker.runtime.offload().clone();
+    let shared = Arc::downgrade(shared);
+    let sweeping = async move {
+        loop {
+            let Some(job) = shared.upgrade().map(job) else { return };
+            // A full queue, or a directory that can't be read, is looked at again the next time.
+            let _ = offload.run(job).await;
+            sleep(between).await;
+            if Weak::strong_count(&shared) == 0 {
+                return;
+            }
+        }
+    };
+    worker.runtime.spawn(sweeping).detach();
+}
+
+fn job(shared: Arc<Shared>) -> impl FnOnce() + Send {
+    move || {
+        let (folder, expiry) = (&shared.config.dir, shared.config.resumable_expiry);
+        match sweep(&folder.join(STORE), expiry) {
+            Ok(()) => {}
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => tracing::warn!(%error, folder = %folder.display(), "left-over uploads can't be swept"),
+        }
+        if let Some(Err(error)) = shared.quota.as_ref().map(|quota| quota.count_again(folder)) {
+            tracing::warn!(%error, folder = %folder.display(), "what the folder holds can't be counted");
+        }
+    }
+}
+
+/// Removes what has not changed for this long from a store, and what belongs to it.
+fn sweep(store: &Path, expiry: Duration) -> io::Result<()> {
+    let now = SystemTime::now();
+    let is_old = |metadata: &Metadata| {
+        metadata.modified().is_ok_and(|modified| now.duration_since(modified).is_ok_and(|age| age > expiry))
+    };
+    for entry in std::fs::read_dir(store)? {
+        let path = entry?.path();
+        // What is gone by now is gone.
+        let Ok(metadata) = path.symlink_metadata() else { continue };
+        let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+        if !metadata.is_file() || !is_old(&metadata) {
+            continue;
+        }
+        let id = name.split('.').next().unwrap_or_default();
+        let (bytes, record) = (store.join(id), store.join(record_name(id)));
+        let others = [&bytes, &record].into_iter().filter_map(|path| path.symlink_metadata().ok());
+        if others.into_iter().all(|metadata| is_old(&metadata)) && !is_held(&bytes) {
+            std::fs::remove_file(&path)?;
+        }
+    }
+    Ok(())
+}
+
+/// Whether a request has the upload for itself.
+fn is_held(bytes: &Path) -> bool {
+    // Given back at once, with the file.
+    File::open(bytes).is_ok_and(|file| Flock::lock(file, FlockArg::LockExclusiveNonblock).is_err())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn store(files: &[(&str, u64)]) -> tempfile::TempDir {
+        let store = tempfile::tempdir().unwrap();
+        for (name, age) in files {
+            let file = File::create(store.path().join(name)).unwrap();
+            file.set_modified(SystemTime::now() - Duration::from_secs(*age)).unwrap();
+        }
+        store
+    }
+
+    fn left(store: &tempfile::TempDir) -> Vec<String> {
+        let names = std::fs::read_dir(store.path()).unwrap();
+        let mut names: Vec<String> = names.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+        names.sort();
+        names
+    }
+
+    #[test]
+    fn what_nobody_goes_on_with_is_swept_with_all_that_belongs_to_it() {
+        let store = store(&[
+            ("old", 100),
+            ("old.json", 100),
+            ("old.new", 100),
+            ("fresh", 1),
+            ("fresh.json", 100),
+            ("asked", 100),
+            ("asked.json", 1),
+            ("alone", 100),
+        ]);
+        sweep(store.path(), Duration::from_secs(50)).unwrap();
+        assert_eq!(left(&store), ["asked", "asked.json", "fresh", "fresh.json"]);
+    }
+
+    #[test]
+    fn what_is_held_is_not_swept() {
+        let store = store(&[("held", 100), ("held.json", 100)]);
+        let file = File::open(store.path().join("held")).unwrap();
+        let held = Flock::lock(file, FlockArg::LockExclusive).unwrap();
+        sweep(store.path(), Duration::from_secs(50)).unwrap();
+        assert_eq!(left(&store), ["held", "held.json"]);
+        drop(held);
+        sweep(store.path(), Duration::from_secs(50)).unwrap();
+        assert!(left(&store).is_empty());
+    }
+}
