@@ -472,6 +472,27 @@ fn the_query_of_a_signed_url_goes_along() {
     );
 }
 
+#[test]
+fn that_all_bytes_are_there_is_not_believed_to_be_the_end() {
+    let begin = || {
+        vec![
+            ("POST /in Upload-Length=100", say(201, CREATED)),
+            ("PATCH /in/.uploads/1 Upload-Offset=0 0+100", Then::Break(100)),
+            ("HEAD /in/.uploads/1", say(200, "Upload-Offset: 100\nUpload-Length: 100")),
+        ]
+    };
+    let tus = || Case::file().plan(|plan| plan.protocol = Protocol::Tus);
+    let nothing = "PATCH /in/.uploads/1 Upload-Offset=100";
+    let mut script = begin();
+    script.push((nothing, last(100)));
+    tus().check("http://h/m/a.bin", 100, true, script);
+    let taken = r#"{"error":{"code":"NAME_TAKEN","message":"There is a file of this name already."}}"#;
+    let mut script = begin();
+    script.push((nothing, Then::Says(409, "", taken.to_owned())));
+    script.push(("HEAD /in/.uploads/1", say(200, "Upload-Offset: 100\nUpload-Length: 100")));
+    tus().refuse("409 Conflict: There is a file of this name already (NAME_TAKEN)", script);
+}
+
 /// A file on a disk, whose uploads leave a state.
 struct Kept(tempfile::TempDir);
 

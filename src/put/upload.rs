@@ -9,7 +9,8 @@
 //!
 //! [`Upload::next`] says what to do, [`Upload::answer`] and [`Upload::broken`] how it went. Every failure that may pass is a
 //! setback: it costs a wait that doubles, and one of the retries, which are all given back when bytes have arrived. After
-//! one the server is asked what it has (tus 1.0 §HEAD), whatever was believed before.
+//! one the server is asked what it has (tus 1.0 §HEAD), whatever was believed before. That it has every byte is not yet success:
+//! a name that is taken, or a type that is refused, is told to the append that completes the upload.
 
 use std::time::Duration;
 
@@ -132,6 +133,10 @@ pub(super) struct Upload {
     is_all: bool,
     /// Whether the server knows the length.
     is_length_told: bool,
+    /// Whether the server has said that the file is done, rather than that its bytes are there.
+    is_accepted: bool,
+    /// The offset of the last append that was answered with a conflict, and the server's words.
+    conflict: Option<(u64, String)>,
     setbacks: u32,
     receipt: Receipt,
 }
@@ -156,6 +161,8 @@ impl Upload {
             available: 0,
             is_all: false,
             is_length_told: false,
+            is_accepted: false,
+            conflict: None,
             setbacks: 0,
             receipt: Receipt::default(),
         }
@@ -293,7 +300,8 @@ impl Upload {
         match self.plan.base.resolve(location) {
             Ok(url) => {
                 self.resource = Some(url.without_query_of(&self.plan.base));
-                (self.offset, self.is_length_told) = (0, self.is_all);
+                self.is_length_told = self.is_all;
+                self.is_accepted = self.available == 0;
                 self.note(reply);
                 self.advance(0);
             }
@@ -313,9 +321,16 @@ impl Upload {
         if offset > self.available || length.is_some_and(|length| !self.is_all || length != self.available) {
             return self.start_anew(String::from("the server's upload is of another file"));
         }
+        if let Some((_, why)) = self.conflict.take().filter(|(at, _)| *at == offset) {
+            // It was not about the offset: the name is taken, perhaps.
+            self.phase = Phase::Failed(why);
+            return;
+        }
         self.is_length_told = length.is_some();
         self.is_inherited = false;
         self.note(reply);
+        // That all bytes are there does not say that what became of them was no failure.
+        self.is_accepted = self.receipt != Receipt::default();
         self.advance(offset);
     }
 
@@ -323,11 +338,15 @@ impl Upload {
         let Content::Bytes { len: Some(len), .. } = self.append().content else { return };
         match reply.status {
             _ if is_gone(reply) => self.start_anew(reply.problem()),
-            // The offset is another one than was believed: ask for it.
-            StatusCode::CONFLICT => self.set_back(reply.problem(), None),
+            // If the offset is another one than was believed, the server knows which.
+            StatusCode::CONFLICT => {
+                self.conflict = Some((self.offset, reply.problem()));
+                self.set_back(reply.problem(), None);
+            }
             status if status.is_success() => match reply.number("upload-offset") {
                 Some(offset) if offset <= self.offset + len && (offset > self.offset || len == 0) => {
                     self.is_length_told |= self.tells_length(len);
+                    self.is_accepted = true;
                     self.note(reply);
                     self.advance(offset);
                 }
@@ -357,13 +376,14 @@ impl Upload {
         }
     }
 
-    /// Goes on from what the server has.
+    /// Goes on from what the server has. Where only HEAD has said that this is all, an append of nothing makes the server
+    /// finish what it may have been kept from, and say how that went.
     fn advance(&mut self, offset: u64) {
         self.offset = offset;
         if offset > self.reached {
             (self.reached, self.setbacks) = (offset, 0);
         }
-        let is_whole = self.is_all && self.is_length_told && offset == self.available;
+        let is_whole = self.is_all && self.is_length_told && self.is_accepted && offset == self.available;
         self.phase = match self.receipt.sha256 {
             Some(_) if is_whole => Phase::Stored,
             None if is_whole => Phase::Confirm,
@@ -378,6 +398,7 @@ impl Upload {
             return;
         }
         (self.resource, self.offset, self.reached) = (None, 0, 0);
+        self.conflict = None;
         self.receipt = Receipt::default();
         self.phase = Phase::Create { announced: true };
         // That an earlier run's upload has expired is no failure of this one.
