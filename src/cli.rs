@@ -4,8 +4,9 @@
 //! reader, so that both take the same spelling, and a wrong value is blamed on the one that was written. clap's own `env`
 //! feature was rejected: it reads the process's environment, which a test can't change without racing the others.
 //!
-//! Exit codes: 0 for done, 1 when `check` found something wrong or the server failed, 2 for wrong use.
+//! Exit codes: 0 for done, 1 when `check` found something wrong, the server failed or a file was not uploaded, 2 for wrong use.
 
+mod put;
 mod sign;
 
 use std::env;
@@ -54,6 +55,12 @@ pub fn main() -> ExitCode {
                 ExitCode::SUCCESS
             }
             Err(error) => fail(&error, 1),
+        },
+        Command::Put(arguments) => match arguments.run(&process_environment) {
+            Ok(true) => ExitCode::SUCCESS,
+            // What failed was told with its file.
+            Ok(false) => ExitCode::from(1),
+            Err(error) => fail(&error, error.exit_code()),
         },
         Command::Sign(arguments) => match arguments.run(&process_environment, SystemTime::now()) {
             Ok(url) => {
@@ -117,6 +124,8 @@ enum Command {
     /// Print the resolved configuration and the memory ceiling, or what is wrong and where
     #[command(after_help = AFTER_HELP)]
     Check(Flags),
+    /// Upload files, resume what was interrupted, and check their digests
+    Put(put::Arguments),
     /// Print a URL that opens what is guarded by signing_keys, for a while
     Sign(sign::Arguments),
 }

@@ -34,6 +34,7 @@ mod handler;
 pub mod http;
 pub mod limits;
 pub mod proto;
+mod put;
 mod router;
 mod rt;
 pub mod server;

@@ -12,6 +12,7 @@ mod house;
 mod media;
 mod operations;
 mod paths;
+mod put;
 mod ranges;
 mod rates;
 mod support;
