@@ -72,7 +72,7 @@ impl Upload {
         let quota = quota.map_err(|error| {
             Error::operator(format!("dir: `{}` cannot be read", config.dir.display())).because(error)
         })?;
-        Ok(Upload(Arc::new(Shared { config, quota, locks: Arc::default(), is_swept: AtomicBool::new(false) })))
+        Ok(Upload(Arc::new(Shared { config, quota, locks: Locks::of_process(), is_swept: AtomicBool::new(false) })))
     }
 }
 
