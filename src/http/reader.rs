@@ -367,8 +367,13 @@ fn malformed(error: ChunkedError) -> Error {
 fn receive_into(wire: &Wire, buf: &mut Buf) -> Result<(), Failure> {
     let mut incoming = wire.incoming.borrow_mut();
     let most = usize::try_from(wire.worker.turn_len()).unwrap_or(usize::MAX);
-    let most = match incoming.framing {
-        BodyState::Length(left) => most.min(usize::try_from(left).unwrap_or(usize::MAX)),
+    let most = match &incoming.framing {
+        BodyState::Length(left) => most.min(usize::try_from(*left).unwrap_or(usize::MAX)),
+        // Behind the chunk at hand the next request may begin: no more of that is put back than a receive may bring.
+        BodyState::Chunked(decoder) => {
+            let data = usize::try_from(decoder.data_left()).unwrap_or(usize::MAX);
+            most.min(data.saturating_add(wire.worker.limits.receive_buffer_len))
+        }
         _ => most,
     };
     let received = match wire.socket.try_receive(buf, most) {
@@ -383,6 +388,7 @@ fn receive_into(wire: &Wire, buf: &mut Buf) -> Result<(), Failure> {
         BodyState::Chunked(decoder) => {
             let behind = decode_in_place(decoder, buf).map_err(Failure::Malformed)?;
             if let Some(next_request) = behind {
+                debug_assert!(next_request.len() <= wire.worker.limits.receive_buffer_len, "more than is counted");
                 incoming.framing = BodyState::Done;
                 wire.input.borrow_mut().put_back(next_request);
             }

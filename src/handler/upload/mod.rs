@@ -80,7 +80,13 @@ impl Upload {
             Error::operator(format!("dir: `{}` cannot be read", config.dir.display())).because(error)
         })?;
         let cors = config.sharing();
-        Ok(Upload(Arc::new(Shared { config, cors, quota, locks: Arc::default(), is_swept: AtomicBool::new(false) })))
+        Ok(Upload(Arc::new(Shared {
+            config,
+            cors,
+            quota,
+            locks: Locks::of_process(),
+            is_swept: AtomicBool::new(false),
+        })))
     }
 }
 
