@@ -28,6 +28,7 @@ use crate::proto::bearer::{self, TokenDigest};
 use crate::proto::cors::Cors;
 use crate::proto::fields::Fields;
 use crate::proto::signed_url::{self, Key};
+use crate::proto::tus;
 
 /// What a challenge says that it is about.
 const REALM: &str = "highwater";
@@ -98,7 +99,7 @@ struct Guarded {
 
 impl Handler for Guarded {
     fn call(&self, request: Request) -> Answer {
-        if !self.policy.config.guards(request.method()) {
+        if !self.policy.guards(&request) {
             return self.handler.call(request);
         }
         let refusal = match self.policy.check(&request, &self.worker) {
@@ -130,6 +131,12 @@ fn unrepeated(answer: Answer) -> Answer {
 }
 
 impl Policy {
+    /// Whether this request needs authorisation: by its method, or by the one that tus lets it put in that one's place.
+    fn guards(&self, request: &Request) -> bool {
+        let overriding = tus::overriding_method(request.method(), request.fields());
+        self.config.guards(request.method()) || overriding.is_some_and(|method| self.config.guards(&method))
+    }
+
     /// Whether the request itself shows that it may pass; else how it is refused, should nobody else vouch for it.
     fn check(&self, request: &Request, worker: &Worker) -> Result<(), Refused> {
         let by_token = bearer::check(request.fields(), &self.tokens);
@@ -192,7 +199,9 @@ impl Service {
     fn lines(&self, request: &Request) -> Result<RequestLines, Refused> {
         let mut lines = RequestLines::get(&self.url.target, &self.url.host);
         lines.field("X-Original-URI", request.target().as_bytes());
-        lines.field("X-Original-Method", request.method().as_str().as_bytes());
+        let overriding = tus::overriding_method(request.method(), request.fields());
+        let method = overriding.as_ref().unwrap_or(request.method());
+        lines.field("X-Original-Method", method.as_str().as_bytes());
         if let Some(peer) = request.peer() {
             lines.field("X-Forwarded-For", peer.ip().to_canonical().to_string().as_bytes());
         }

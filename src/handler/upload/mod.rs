@@ -29,8 +29,8 @@ mod sink;
 
 use std::ops::Deref;
 use std::rc::Rc;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
+use std::thread::Thread;
 
 use http::{Method, StatusCode};
 
@@ -63,16 +63,22 @@ struct Shared {
     /// What the folder holds, if that is bounded.
     quota: Option<Arc<Quota>>,
     locks: Arc<Locks>,
-    /// Whether a worker has taken it upon itself to sweep.
-    is_swept: AtomicBool,
+    /// Who sweeps the folder.
+    sweeper: OnceLock<Thread>,
+}
+
+impl Drop for Shared {
+    fn drop(&mut self) {
+        self.sweeper.get().into_iter().for_each(Thread::unpark);
+    }
 }
 
 impl Upload {
-    /// Takes uploads into the folder that the configuration names. With a quota, what the folder holds is counted, which
-    /// takes a moment.
+    /// Takes uploads into the folder that the configuration names, and sweeps it as long as it lives. With a quota, what the
+    /// folder holds is counted, which takes a moment.
     ///
     /// # Errors
-    /// The operator's fault: what of the configuration can't be used.
+    /// The operator's fault: what of the configuration can't be used. The server's: no thread can be started.
     pub fn new(config: UploadConfig) -> Result<Self, Error> {
         config.check().map_err(Error::operator)?;
         let quota = config.quota.map(|limit| Quota::of(&config.dir, limit)).transpose();
@@ -80,21 +86,16 @@ impl Upload {
             Error::operator(format!("dir: `{}` cannot be read", config.dir.display())).because(error)
         })?;
         let cors = config.sharing();
-        Ok(Upload(Arc::new(Shared {
-            config,
-            cors,
-            quota,
-            locks: Locks::of_process(),
-            is_swept: AtomicBool::new(false),
-        })))
+        let shared = Arc::new(Shared { config, cors, quota, locks: Locks::of_process(), sweeper: OnceLock::new() });
+        let sweeper = sweep::start(&shared);
+        let sweeper = sweeper.map_err(|error| Error::server("the sweeper can't be started").because(error))?;
+        shared.sweeper.get_or_init(|| sweeper);
+        Ok(Upload(shared))
     }
 }
 
 impl MakeHandler for Upload {
     fn make(&self, worker: &Rc<Worker>) -> Rc<dyn Handler> {
-        if !self.0.is_swept.swap(true, Ordering::Relaxed) {
-            sweep::start(worker, &self.0);
-        }
         Rc::new(UploadHandler(Rc::new(Inbox::new(&self.0, worker))))
     }
 }

@@ -1,13 +1,14 @@
 //! Takes away what nobody goes on with, also what an earlier process left behind.
 //!
-//! One task for each folder, on one worker, that looks now and then; the looking is done on an offload thread. Whatever is in
-//! the store has been written to, or asked for, at the time that it shows; what is held is locked, by whichever process.
+//! One thread for each folder looks now and then: looking blocks, and would keep an offload thread from listings that somebody
+//! waits for. Whatever is in the store has been written to, or asked for, at the time that it shows; what is held is locked, by
+//! whichever process.
 
 use std::fs::{File, Metadata};
 use std::io;
 use std::path::Path;
-use std::rc::Rc;
 use std::sync::{Arc, Weak};
+use std::thread::{self, Thread};
 use std::time::{Duration, SystemTime};
 
 use nix::fcntl::{Flock, FlockArg};
@@ -15,42 +16,38 @@ use nix::fcntl::{Flock, FlockArg};
 use super::super::Shared;
 use super::super::place::STORE;
 use super::record::record_name;
-use crate::http::Worker;
-use crate::rt::timer::sleep;
 
 /// The longest time between two looks.
 const MOST_BETWEEN: Duration = Duration::from_secs(10 * 60);
+/// The shortest.
+const LEAST_BETWEEN: Duration = Duration::from_millis(500);
 
-/// Sweeps the folder until its route is gone.
-pub(in super::super) fn start(worker: &Rc<Worker>, shared: &Arc<Shared>) {
-    let between = (shared.config.resumable_expiry / 4).clamp(Duration::from_millis(500), MOST_BETWEEN);
-    let offload = worker.runtime.offload().clone();
+/// Sweeps the folder until its route is gone; the thread is to be unparked then.
+///
+/// # Errors
+/// When no thread can be started.
+pub(in super::super) fn start(shared: &Arc<Shared>) -> io::Result<Thread> {
+    let between = (shared.config.resumable_expiry / 4).clamp(LEAST_BETWEEN, MOST_BETWEEN);
     let shared = Arc::downgrade(shared);
-    let sweeping = async move {
-        loop {
-            let Some(job) = shared.upgrade().map(job) else { return };
-            // A full queue, or a directory that can't be read, is looked at again the next time.
-            let _ = offload.run(job).await;
-            sleep(between).await;
-            if Weak::strong_count(&shared) == 0 {
-                return;
-            }
+    let sweeping = thread::Builder::new().name(String::from("sweep")).spawn(move || {
+        while let Some(shared) = Weak::upgrade(&shared) {
+            look(&shared);
+            drop(shared);
+            thread::park_timeout(between);
         }
-    };
-    worker.runtime.spawn(sweeping).detach();
+    })?;
+    Ok(sweeping.thread().clone())
 }
 
-fn job(shared: Arc<Shared>) -> impl FnOnce() + Send {
-    move || {
-        let (folder, expiry) = (&shared.config.dir, shared.config.resumable_expiry);
-        match sweep(&folder.join(STORE), expiry) {
-            Ok(()) => {}
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-            Err(error) => tracing::warn!(%error, folder = %folder.display(), "left-over uploads can't be swept"),
-        }
-        if let Some(Err(error)) = shared.quota.as_ref().map(|quota| quota.count_again(folder)) {
-            tracing::warn!(%error, folder = %folder.display(), "what the folder holds can't be counted");
-        }
+fn look(shared: &Shared) {
+    let folder = &shared.config.dir;
+    match sweep(&folder.join(STORE), shared.config.resumable_expiry) {
+        Ok(()) => {}
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+        Err(error) => tracing::warn!(%error, folder = %folder.display(), "left-over uploads can't be swept"),
+    }
+    if let Some(Err(error)) = shared.quota.as_ref().map(|quota| quota.count_again(folder)) {
+        tracing::warn!(%error, folder = %folder.display(), "what the folder holds can't be counted");
     }
 }
 
