@@ -14,4 +14,5 @@ mod paths;
 mod ranges;
 mod rates;
 mod support;
+mod upload_clients;
 mod uploads;
