@@ -5,54 +5,13 @@
 use std::fs::{self, File};
 use std::io::Read;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output, Stdio};
-use std::time::Duration;
+use std::process::Stdio;
 
 use serde_json::Value;
 
-use crate::support::{Fixture, Launch, Process, Server, bytes_at, eventually, installed, not_shown, output};
-
-/// How long a client may take for all that it does.
-const CLIENT_PATIENCE: Duration = Duration::from_secs(90);
-
-/// A client's run: a folder to work in, and no configuration but the test's.
-struct Run(Command);
-
-impl Run {
-    fn of(program: &Path, dir: &Fixture, arguments: &[&str]) -> Self {
-        let mut command = Command::new(program);
-        command
-            .args(arguments)
-            .current_dir(dir.path())
-            .env("HOME", dir.path())
-            .env("TMPDIR", dir.path())
-            .stdin(Stdio::null());
-        for proxy in ["http_proxy", "https_proxy", "all_proxy", "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY"] {
-            command.env_remove(proxy);
-        }
-        Run(command)
-    }
-
-    /// Runs it to its end, within [`CLIENT_PATIENCE`].
-    #[track_caller]
-    fn output(mut self) -> Output {
-        output(&mut self.0, CLIENT_PATIENCE)
-    }
-
-    /// Runs it, and fails the test unless it succeeds. What it wrote to standard output is the result.
-    #[track_caller]
-    fn succeed(self) -> Vec<u8> {
-        let shown = format!("{:?}", self.0);
-        let output = self.output();
-        let told = String::from_utf8_lossy(&output.stderr);
-        assert!(output.status.success(), "{shown} ended with {}: {told}", output.status);
-        output.stdout
-    }
-}
-
-fn url(server: &Server, path: &str) -> String {
-    format!("http://{}/{path}", server.address())
-}
+use crate::support::{
+    CLIENT_PATIENCE, Fixture, Launch, Process, Run, Server, bytes_at, eventually, installed, logged, not_shown, url,
+};
 
 #[track_caller]
 fn check_same_file(got: &Path, expected: &Path) {
@@ -63,12 +22,6 @@ fn check_same_file(got: &Path, expected: &Path) {
     assert_eq!(got_bytes.len(), expected_bytes.len(), "{}", got.display());
     let differs = got_bytes.iter().zip(&expected_bytes).position(|(got, expected)| got != expected);
     assert_eq!(differs, None, "the offset of the first wrong byte of {}", got.display());
-}
-
-/// The requests in an access log of JSON lines, of which the last may not be whole yet.
-fn logged(path: &Path) -> Vec<Value> {
-    let log = fs::read_to_string(path).unwrap_or_default();
-    log.lines().filter_map(|line| serde_json::from_str(line).ok()).collect()
 }
 
 /// Whether a part of this target was sent that begins at `offset` or behind it.

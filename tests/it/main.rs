@@ -16,5 +16,6 @@ mod put;
 mod ranges;
 mod rates;
 mod support;
+mod upload_clients;
 mod upload_cors;
 mod uploads;

@@ -8,6 +8,7 @@ mod client;
 mod fixture;
 mod program;
 mod random;
+mod run;
 mod server;
 mod upload;
 
@@ -20,6 +21,7 @@ pub use self::client::{Broken, Client, Reply};
 pub use self::fixture::{Fixture, byte_at, bytes_at, check_bytes};
 pub use self::program::{Process, installed, not_shown, output};
 pub use self::random::Random;
+pub use self::run::{CLIENT_PATIENCE, Run, logged, url};
 pub use self::server::{Held, Launch, Server, sample};
 pub use self::upload::{Form, Framing, check_stored, names_in, upload_routes};
 
