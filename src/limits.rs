@@ -71,9 +71,9 @@ limits! {
     /// Buffers for transfers under way, each one high water mark long. When all are in use, the next transfer waits
     /// (promise 1). The kernel registers at most 16,384.
     transfer_buffers: usize, Count, 64, 1..=16_384;
-    /// Buffers for uploads under way, each a quarter of a high water mark long; an upload has four at most. When all are in
+    /// Buffers for uploads under way, each half a high water mark long; an upload has two at most. When all are in
     /// use, the next upload waits (promise 1).
-    upload_buffers: usize, Count, 256, 4..=16_384;
+    upload_buffers: usize, Count, 128, 2..=16_384;
     /// Pipes for transfers that are spliced, each for one high water mark; they are opened when they are first needed. When all
     /// are in use, the next transfer waits (promise 1).
     pipes: usize, Count, 16, 1..=1024;
@@ -103,7 +103,7 @@ limits! {
     /// How long a closing connection is still read and discarded, so that the reply isn't lost to a reset (F9).
     linger_timeout: Duration, Time, 2 * SECOND, 0..=MINUTE;
     /// How many bytes a closing connection reads and discards at most (F9).
-    linger_len: usize, Bytes, 256 * KIB, 0..=16 * MIB;
+    linger_len: usize, Bytes, 64 * MIB, 0..=GIB;
     /// How long requests under way may take to finish once the server was asked to stop; then they are cut (T6).
     shutdown_timeout: Duration, Time, 30 * SECOND, 0..=24 * HOUR;
     /// Entries of the open-file cache, a descriptor each; 0 switches it off.
@@ -162,7 +162,7 @@ impl Limits {
     /// How long until a lock that was just given back is asked for again.
     pub const UPLOAD_LOCK_RETRY: Duration = Duration::from_millis(2);
     /// Buffers that one upload may have: being filled, and on their way to the disk.
-    pub const UPLOAD_BUFFERS_EACH: usize = 4;
+    pub const UPLOAD_BUFFERS_EACH: usize = 2;
     /// How many bytes of an upload make its socket readable, where so many are still to come: fewer are not worth a write.
     pub const RECEIVE_LOW_WATER: usize = 32 << 10;
     /// The most bytes that the disk is asked for ahead of one reader; they are the page cache's.

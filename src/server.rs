@@ -46,6 +46,8 @@ use crate::telemetry::metrics::{Metrics, Totals};
 
 /// The token of the deadline for draining; connections use others.
 const OVERDUE: Token = Token(u64::MAX - 1);
+/// For how long an address that is taken is tried again.
+const BIND_PATIENCE: std::time::Duration = std::time::Duration::from_millis(500);
 
 /// Collects what a server is to serve.
 pub struct Builder {
@@ -559,7 +561,10 @@ pub fn run(config: Config, reread: impl Fn() -> Result<Config, Error> + Send + '
 /// To be called before the first thread starts, so that every thread inherits it and only the waiting one is told.
 fn block_signals() -> Result<SigSet, Error> {
     let signals = SigSet::from_iter([Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP]);
-    signals.thread_block().map_err(|error| Error::server("signals can't be blocked").because(error))?;
+    // A write beyond RLIMIT_FSIZE is to fail, not to end the process (setrlimit(2)).
+    let unwanted = SigSet::from(Signal::SIGXFSZ);
+    let blocked = signals.thread_block().and_then(|()| unwanted.thread_block());
+    blocked.map_err(|error| Error::server("signals can't be blocked").because(error))?;
     Ok(signals)
 }
 
@@ -588,10 +593,10 @@ fn with_configured(own: &Routes, config: &Config) -> Result<Routes, Error> {
     let mut routes = own.clone();
     for route in &config.routes {
         let (handler, cors): (Arc<dyn MakeHandler>, _) = match &route.handler {
-            HandlerConfig::Media(media) => (Arc::new(Media::new(media.clone())?), media.cors.as_deref()),
+            HandlerConfig::Media(media) => (Arc::new(Media::new(media.clone())?), media.sharing()),
             HandlerConfig::Upload(upload) => {
                 let url = upload.url.clone().or_else(|| config.url_of_folder(route.host.as_deref(), &upload.dir));
-                (Arc::new(Upload::new(UploadConfig { url, ..upload.clone() })?), None)
+                (Arc::new(Upload::new(UploadConfig { url, ..upload.clone() })?), upload.sharing())
             }
         };
         let handler = match &route.auth {
@@ -623,7 +628,7 @@ fn bind_for_all(address: &ListenAddress, workers: usize) -> Result<Vec<Listener>
 }
 
 fn bind_tcp(address: std::net::SocketAddr, workers: usize) -> io::Result<Vec<Listener>> {
-    let alone = Listener::tcp(address, Share::Alone)?;
+    let alone = bind_patiently(address)?;
     let BoundAddress::Tcp(real) = *alone.bound() else { return share(alone, workers) };
     if workers == 1 {
         return Ok(vec![alone]);
@@ -631,6 +636,20 @@ fn bind_tcp(address: std::net::SocketAddr, workers: usize) -> io::Result<Vec<Lis
     // That it could be bound alone shows that no other server shares the address; now it is shared among our own.
     drop(alone);
     (0..workers).map(|_| Listener::tcp(real, Share::PerWorker)).collect()
+}
+
+/// Binds an address that nobody else has. The kernel winds up the ring of a process that was killed, and with it the listening
+/// socket, only after the process is gone: whoever starts it again at once would find the address taken.
+fn bind_patiently(address: std::net::SocketAddr) -> io::Result<Listener> {
+    let deadline = std::time::Instant::now() + BIND_PATIENCE;
+    loop {
+        match Listener::tcp(address, Share::Alone) {
+            Err(error) if error.kind() == io::ErrorKind::AddrInUse && std::time::Instant::now() < deadline => {
+                thread::sleep(BIND_PATIENCE / 25);
+            }
+            result => return result,
+        }
+    }
 }
 
 /// One queue for all workers: what a path in the file system allows.

@@ -20,6 +20,7 @@ mod known;
 mod paced;
 mod reply;
 mod streams;
+mod uploads;
 
 use std::cell::{Cell, RefCell};
 use std::os::fd::RawFd;
@@ -187,8 +188,9 @@ impl Server {
         &self.parts().worker.metrics
     }
 
-    fn pools(&self) -> [&BufferPool; 2] {
-        [self.parts().runtime.receive_pool(), self.parts().runtime.transfer_pool()]
+    fn pools(&self) -> [&BufferPool; 3] {
+        let runtime = &self.parts().runtime;
+        [runtime.receive_pool(), runtime.transfer_pool(), runtime.upload_pool()]
     }
 
     /// A client without manners of its own.
@@ -252,7 +254,7 @@ impl Server {
         assert_eq!((open.listeners, open.sockets), (1, 0), "sockets");
         assert!(open.files <= self.limits.open_files && open.directories <= 1, "{open:?}");
         assert_eq!(parts.runtime.tasks().live(), 0, "tasks");
-        assert_eq!(self.pools().map(BufferPool::in_use), [0, 0], "buffers");
+        assert_eq!(self.pools().map(BufferPool::in_use), [0; 3], "buffers");
         assert_eq!(parts.runtime.driver().slots().in_flight(), 2, "an accept and the wake-up");
         assert_eq!(parts.runtime.timers().len(), 2, "the pause and the deadline for draining");
         let metrics = &parts.worker.metrics;
@@ -292,7 +294,7 @@ impl Server {
     #[track_caller]
     fn tear_down(&mut self) {
         let Parts { runtime, worker, turns, agent, _entered: entered } = self.parts.take().expect("not finished");
-        let pools = [runtime.receive_pool().clone(), runtime.transfer_pool().clone()];
+        let pools = [runtime.receive_pool(), runtime.transfer_pool(), runtime.upload_pool()].map(Clone::clone);
         runtime.tasks().shut_down();
         assert_eq!(runtime.tasks().live(), 0, "tasks");
         drop((agent, worker));
@@ -300,7 +302,7 @@ impl Server {
         let alive: Weak<Runtime> = Rc::downgrade(&runtime);
         drop((turns, entered, runtime));
         assert_eq!(alive.strong_count(), 0, "something keeps the runtime");
-        assert_eq!(pools.map(|pool| pool.in_use()), [0, 0], "buffers");
+        assert_eq!(pools.map(|pool| pool.in_use()), [0; 3], "buffers");
         assert_eq!(self.world.open_descriptors(), Descriptors::default());
     }
 }

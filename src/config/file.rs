@@ -106,7 +106,7 @@ impl Section {
             }
             Section::CacheRule => vec!["pattern", "value"],
             Section::Upload => {
-                let naming = ["dir", "url", "names", "name_patterns", "types", "on_conflict", "delete"];
+                let naming = ["dir", "url", "names", "name_patterns", "types", "on_conflict", "delete", "origins"];
                 let keeping = ["fsync", "sha256", "resumable", "resumable_expiry"];
                 let bounds = ["file_fields", "file_len", "total_len", "upload_rate", "quota"];
                 naming.into_iter().chain(keeping).chain(bounds).collect()
@@ -275,6 +275,7 @@ fn upload(value: &Value<'_>, dir: &Path) -> Result<UploadConfig, Wrong> {
     set(&mut upload.types, table.leaf("types", types)?);
     set(&mut upload.on_conflict, table.leaf("on_conflict", parsed)?);
     set(&mut upload.delete, table.leaf("delete", boolean)?);
+    upload.origins = table.leaf("origins", origins)?;
     set(&mut upload.fsync, table.leaf("fsync", parsed)?);
     set(&mut upload.sha256, table.leaf("sha256", boolean)?);
     set(&mut upload.resumable, table.leaf("resumable", boolean)?);
@@ -309,7 +310,7 @@ fn media(value: &Value<'_>, dir: &Path, limits: &Limits) -> Result<MediaConfig, 
     set(&mut media.listing, table.leaf("listing", boolean)?);
     set(&mut media.hidden, table.leaf("hidden", boolean)?);
     set(&mut media.precompressed, table.leaf("precompressed", boolean)?);
-    media.cors = table.leaf("cors", cors)?;
+    media.cors = table.leaf("cors", origins)?;
     set(&mut media.cache_control, table.get("cache_control", |value| list(value, cache_rule))?);
     set(&mut media.content_types, table.leaf("content_types", content_types)?);
     media.limit_rate = table.leaf("limit_rate", |value| rate(value, limits))?;
@@ -363,7 +364,7 @@ fn factor(value: &Value<'_>) -> Result<Factor, Wrong> {
     text.parse().map_err(|error: Error| wrong(value, error.report()))
 }
 
-fn cors(value: &Value<'_>) -> Result<Vec<String>, Wrong> {
+fn origins(value: &Value<'_>) -> Result<Vec<String>, Wrong> {
     let origins = list(value, |origin| {
         // One by one first, so that a wrong origin in a long list is blamed on its own line.
         checked(origin, |text| route::check_cors(&[String::from(text)]))
@@ -659,6 +660,11 @@ mod tests {
         let refusal = "site.toml:4: url: \"//a\" is not what a file's URL begins with: write a path like /media, or \
                        https://cdn.example/media";
         check_refused(&with("url = \"//a\""), refusal);
+        let refusal = "site.toml:6: origins: \"b\" is no origin; write scheme, host and port only, such as \
+                       \"https://player.example\" or \"http://localhost:3000\"";
+        check_refused(&with("origins = [\n\"https://a\",\n\"b\"]"), refusal);
+        let refusal = "site.toml:4: origins: \"*\" allows every origin; write it alone or leave it out";
+        check_refused(&with("origins = [\"*\", \"https://a\"]"), refusal);
         for wrong in ["types = \"video\"", "name_patterns = \"\"", "file_len = \"1XB\"", "quota = -1"] {
             assert!(refused(&with(wrong)).starts_with("site.toml:4: "), "{wrong}");
         }

@@ -127,7 +127,8 @@ impl Config {
             HandlerConfig::Media(_) | HandlerConfig::Upload(_) => None,
         };
         // The shortest is of the root that is nearest.
-        self.routes.iter().filter_map(path).min_by_key(String::len)
+        let nearest = self.routes.iter().filter_map(path).min_by_key(String::len);
+        nearest.map(|url| if url.is_empty() { String::from("/") } else { url })
     }
 
     /// This configuration as the file that gives it, complete. Reading it back gives the same configuration, if it passes
@@ -544,6 +545,12 @@ mod tests {
         let rate = "route 1: limit_rate_address: `2KiB/s` is below twice reply_min_rate: write at least 4KiB/s, or a lower \
                     reply_min_rate";
         check_refused(|c| (c.limits.reply_min_rate, media(c).limit_rate_address) = (2048, Some(2048)), rate);
+        let origins = "route 1: origins: no origin is listed; write \"*\" or \"https://player.example\"";
+        let upload = |c: &mut Config| {
+            let config = UploadConfig { origins: Some(Vec::new()), ..UploadConfig::new(&media(c).root) };
+            c.routes[0].handler = HandlerConfig::Upload(config);
+        };
+        check_refused(upload, origins);
         let taken = "route 2: an earlier route has prefix `/` for the same host: write another prefix or host";
         check_refused(|c| c.routes.push(c.routes[0].clone()), taken);
     }
@@ -601,6 +608,7 @@ mod tests {
             types: vec!["video/*".into(), "image/png".into()],
             on_conflict: OnConflict::Rename,
             delete: true,
+            origins: Some(vec!["https://a.example".into(), "http://[::1]:8080".into()]),
             fsync: Fsync::File,
             sha256: false,
             resumable: false,

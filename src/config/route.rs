@@ -11,7 +11,7 @@ use super::auth::AuthConfig;
 use super::rate::{Factor, RateSource, check_rate};
 use super::upload::UploadConfig;
 use crate::limits::Limits;
-use crate::proto::cors::Origins;
+use crate::proto::cors::{Cors, Origins, Sharing};
 use crate::proto::pattern::Pattern;
 
 /// One handler and the requests that it answers.
@@ -143,6 +143,11 @@ impl MediaConfig {
         types.try_for_each(|(extension, value)| check_content_type(extension, value)).map_err(named("content_types"))
     }
 
+    /// What the pages of other sites may do here, once [`MediaConfig::check`] has let the origins through.
+    pub(crate) fn sharing(&self) -> Option<Cors> {
+        sharing(self.cors.as_deref(), Sharing::MEDIA)
+    }
+
     /// Whether the rates fit the server's limits.
     fn check_rates(&self, limits: &Limits) -> Result<(), String> {
         let rates = [("limit_rate", self.limit_rate), ("limit_rate_address", self.limit_rate_address)];
@@ -226,6 +231,12 @@ pub(super) fn check_index(name: &str) -> Result<(), String> {
 /// Checks a whole list of origins: `*` stands alone.
 pub(crate) fn check_cors(origins: &[String]) -> Result<(), String> {
     Origins::parse(origins.iter().map(String::as_str)).map(drop).map_err(|error| error.to_string())
+}
+
+/// What the pages of these origins may do; nothing without origins, or with one that [`check_cors`] refuses.
+pub(super) fn sharing(origins: Option<&[String]>, sharing: Sharing) -> Option<Cors> {
+    let origins = Origins::parse(origins?.iter().map(String::as_str)).ok()?;
+    Some(Cors::new(origins, sharing))
 }
 
 pub(super) fn check_content_type(extension: &str, value: &str) -> Result<(), String> {

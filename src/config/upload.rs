@@ -5,9 +5,10 @@ use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
 
-use super::route::check_root;
+use super::route::{self, check_cors, check_root};
 use crate::error::Error;
 use crate::limits::Limits;
+use crate::proto::cors::{Cors, Sharing};
 use crate::proto::media_type;
 use crate::proto::pattern::Pattern;
 
@@ -23,12 +24,15 @@ pub struct UploadConfig {
     pub names: Names,
     /// The names that clients may choose, by pattern; any if there is none. Default: none.
     pub name_patterns: Vec<String>,
-    /// The media types that are taken, such as `image/*`, as told from the first bytes; any if there is none. Default: none.
+    /// The media types that are taken, such as `image/*`, as told from the first bytes, and from the name where that tells one;
+    /// any if there is none. Default: none.
     pub types: Vec<String>,
     /// What happens to an upload whose name is taken. Default: reject.
     pub on_conflict: OnConflict,
     /// Whether `DELETE` takes a stored file away. Default: no.
     pub delete: bool,
+    /// The origins whose pages may upload, `*` for any; `None` sends no CORS fields (H2). Default: none.
+    pub origins: Option<Vec<String>>,
     /// What is on the disk when the reply is sent. Default: the file and its name.
     pub fsync: Fsync,
     /// Whether the digest of each file is made and told, which costs more than storing it does. Default: yes.
@@ -60,6 +64,7 @@ impl UploadConfig {
             types: Vec::new(),
             on_conflict: OnConflict::Reject,
             delete: false,
+            origins: None,
             fsync: Fsync::FileAndDirectory,
             sha256: true,
             resumable: true,
@@ -82,8 +87,14 @@ impl UploadConfig {
         self.url.as_deref().map_or(Ok(()), check_url).map_err(named("url"))?;
         self.name_patterns.iter().try_for_each(|pattern| check_pattern(pattern)).map_err(named("name_patterns"))?;
         self.types.iter().try_for_each(|pattern| check_type(pattern)).map_err(named("types"))?;
+        self.origins.as_deref().map_or(Ok(()), check_cors).map_err(named("origins"))?;
         check_expiry(self.resumable_expiry).map_err(named("resumable_expiry"))?;
         self.upload_rate.map_or(Ok(()), check_upload_rate).map_err(named("upload_rate"))
+    }
+
+    /// What the pages of other sites may do here, once [`UploadConfig::check`] has let the origins through.
+    pub(crate) fn sharing(&self) -> Option<Cors> {
+        route::sharing(self.origins.as_deref(), Sharing::UPLOAD)
     }
 }
 

@@ -68,6 +68,9 @@ fn upload(out: &mut Writer, upload: &UploadConfig) {
     }
     out.key("on_conflict", string(&upload.on_conflict.to_string()));
     out.key("delete", upload.delete);
+    if let Some(origins) = &upload.origins {
+        out.key("origins", strings(origins.iter().cloned()));
+    }
     out.key("fsync", string(&upload.fsync.to_string()));
     out.key("sha256", upload.sha256);
     out.key("resumable", upload.resumable);

@@ -280,10 +280,13 @@ impl SlotTable {
         orphans
     }
 
-    /// The slots that a teardown ends early: all that the kernel still holds but closes, which have to run.
+    /// The slots that a teardown ends early: all that the kernel still holds but closes, and names that are taken away, which
+    /// have to run.
     pub(super) fn cancellable(&self) -> Vec<Slot> {
         let cancellable = |(key, entry): (usize, &Entry)| match entry {
-            Entry::InFlight { op: Op::Close { .. }, .. } | Entry::Completed(_) | Entry::Queued { .. } => None,
+            Entry::InFlight { op: Op::Close { .. } | Op::Unlink { .. }, .. }
+            | Entry::Completed(_)
+            | Entry::Queued { .. } => None,
             Entry::InFlight { .. } => Some(Slot(key as u32)),
         };
         self.entries.iter().filter_map(cancellable).collect()
@@ -403,6 +406,7 @@ mod tests {
             assert_eq!(table.complete(accept, Ok(10), None, false), None);
         }
         let _ = table.insert(Op::Close { fd: 5, closing: Closing::Inline }, Owner::Nobody);
+        let _ = table.insert(Op::Unlink { directory: 6, name: c"a".to_owned() }, Owner::Nobody);
         let receive = table.insert(Op::Receive { socket: 7, expect: Expect::Now }, Owner::Worker(Token(8)));
         assert_eq!(table.drop_unclaimed(), [10, 10]);
         assert_eq!(table.cancellable(), [receive]);

@@ -25,7 +25,7 @@ use crate::http::client::{self, NoReply, ReplyHead, RequestLines};
 use crate::http::{Answer, Handler, MakeHandler, Request, Response, Worker};
 use crate::limits::Limits;
 use crate::proto::bearer::{self, TokenDigest};
-use crate::proto::cors::Origins;
+use crate::proto::cors::Cors;
 use crate::proto::fields::Fields;
 use crate::proto::signed_url::{self, Key};
 
@@ -48,7 +48,7 @@ struct Policy {
     tokens: Vec<TokenDigest>,
     keys: Vec<Key>,
     service: Option<Service>,
-    origins: Option<Origins>,
+    cors: Option<Cors>,
 }
 
 /// What is asked about requests.
@@ -67,23 +67,18 @@ impl Guard {
         Guard::around(config, Arc::new(handler), None)
     }
 
-    /// The same, of a handler that is shared. `cors` are the origins that may read its replies.
+    /// The same, of a handler that is shared. `cors` is what the pages of other sites may do with it.
     ///
     /// # Errors
     /// As [`Guard::new`].
-    pub(crate) fn around(
-        config: AuthConfig,
-        handler: Arc<dyn MakeHandler>,
-        cors: Option<&[String]>,
-    ) -> Result<Self, Error> {
+    pub(crate) fn around(config: AuthConfig, handler: Arc<dyn MakeHandler>, cors: Option<Cors>) -> Result<Self, Error> {
         config.check().map_err(Error::operator)?;
         let secrets = config.secrets().map_err(Error::operator)?;
         let tokens = secrets.tokens.iter().map(|token| TokenDigest::of(token.as_bytes())).collect();
         // The configuration has let only what parses through.
         let keys = secrets.keys.iter().filter_map(|key| Key::new(key.as_bytes())).collect();
-        let origins = cors.and_then(|cors| Origins::parse(cors.iter().map(String::as_str)).ok());
         let service = config.request.as_ref().map(|url| Service::new(url, config.request_timeout)).transpose()?;
-        Ok(Guard { policy: Arc::new(Policy { config, tokens, keys, service, origins }), handler })
+        Ok(Guard { policy: Arc::new(Policy { config, tokens, keys, service, cors }), handler })
     }
 }
 
@@ -178,10 +173,8 @@ impl Policy {
     }
 
     /// The same refusal, with what other sites' pages may do with it.
-    fn share(&self, request: &Request, mut refusal: Response) -> Response {
-        let fields = self.origins.iter().flat_map(|origins| origins.reply_fields(request.fields()));
-        fields.for_each(|(name, value)| refusal.head_mut().field(name, value.as_bytes()));
-        refusal
+    fn share(&self, request: &Request, refusal: Response) -> Response {
+        refusal.fields(self.cors.iter().flat_map(|cors| cors.reply_fields(request.fields())))
     }
 }
 

@@ -217,6 +217,7 @@ impl Worker {
         self.metrics.completions.set(counts.completions);
         self.metrics.operations_in_flight.set(self.runtime.driver().slots().in_flight() as u64);
         self.metrics.receive_buffers_in_use.set(self.runtime.receive_pool().in_use() as u64);
+        self.metrics.upload_buffers_in_use.set(self.runtime.upload_pool().in_use() as u64);
         self.metrics.transfer_buffers_in_use.set(self.runtime.transfer_pool().in_use() as u64);
         self.metrics.notsent_lowat_bytes.set(self.limits.notsent_lowat() as u64);
         self.metrics.pipes_open.set(self.runtime.pipe_pool().open() as u64);

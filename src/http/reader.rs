@@ -1,7 +1,7 @@
 //! The reader of a request's body, as it comes.
 //!
 //! Small pieces are handed out in the receive buffers that the kernel put them in. A reader of much, an upload, asks for
-//! [`BodyReader::in_large_pieces`]: then bytes go from the socket to an upload buffer, a quarter of a high water mark at a
+//! [`BodyReader::in_large_pieces`]: then bytes go from the socket to an upload buffer, half a high water mark at a
 //! time, and from there to wherever they are written, without a copy between. Such a buffer is taken when there are bytes to
 //! put in it, and given back while the client is waited for; `SO_RCVLOWAT` keeps a slow client's bytes in the kernel until
 //! there are enough of them to be worth a write. A provided-buffer ring of large buffers was rejected: a receive could take
@@ -64,7 +64,7 @@ impl BodyReader {
         BodyReader { room: None, large: None, timer: None, has_failed: false, wire }
     }
 
-    /// The same reader, whose pieces come in upload buffers: up to a quarter of a high water mark each, and none while the pool
+    /// The same reader, whose pieces come in upload buffers: up to half a high water mark each, and none while the pool
     /// is empty. Such a buffer is missing from the pool as long as its [`Chunk`] is kept.
     #[must_use]
     pub fn in_large_pieces(mut self) -> Self {
@@ -367,8 +367,13 @@ fn malformed(error: ChunkedError) -> Error {
 fn receive_into(wire: &Wire, buf: &mut Buf) -> Result<(), Failure> {
     let mut incoming = wire.incoming.borrow_mut();
     let most = usize::try_from(wire.worker.turn_len()).unwrap_or(usize::MAX);
-    let most = match incoming.framing {
-        BodyState::Length(left) => most.min(usize::try_from(left).unwrap_or(usize::MAX)),
+    let most = match &incoming.framing {
+        BodyState::Length(left) => most.min(usize::try_from(*left).unwrap_or(usize::MAX)),
+        // Behind the chunk at hand the next request may begin: no more of that is put back than a receive may bring.
+        BodyState::Chunked(decoder) => {
+            let data = usize::try_from(decoder.data_left()).unwrap_or(usize::MAX);
+            most.min(data.saturating_add(wire.worker.limits.receive_buffer_len))
+        }
         _ => most,
     };
     let received = match wire.socket.try_receive(buf, most) {
@@ -383,6 +388,7 @@ fn receive_into(wire: &Wire, buf: &mut Buf) -> Result<(), Failure> {
         BodyState::Chunked(decoder) => {
             let behind = decode_in_place(decoder, buf).map_err(Failure::Malformed)?;
             if let Some(next_request) = behind {
+                debug_assert!(next_request.len() <= wire.worker.limits.receive_buffer_len, "more than is counted");
                 incoming.framing = BodyState::Done;
                 wire.input.borrow_mut().put_back(next_request);
             }

@@ -71,6 +71,12 @@ impl Response {
         self
     }
 
+    /// The same reply, with these fields too.
+    #[must_use]
+    pub fn fields<'a>(self, fields: impl IntoIterator<Item = (&'static str, &'a str)>) -> Self {
+        fields.into_iter().fold(self, |response, (name, value)| response.field(name, value))
+    }
+
     /// The same reply, with one more field in the terms of the `http` crate.
     #[must_use]
     pub fn header(mut self, name: &HeaderName, value: &HeaderValue) -> Self {

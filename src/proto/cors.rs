@@ -1,7 +1,7 @@
-//! Cross-origin reads: which pages of other sites may use a route, and what a reply tells them (WHATWG Fetch, "CORS
-//! protocol").
+//! Cross-origin requests: which pages of other sites may use a route, for what, and what a reply tells them (WHATWG Fetch,
+//! "CORS protocol").
 //!
-//! The lists of methods and fields are the same for every request, so a preflight needs no parsing: the browser
+//! The lists of methods and fields are the route's and not the request's, so a preflight needs no parsing: the browser
 //! compares. The fields go on every reply of the route, errors and 304 too, or a page sees a failure instead of the
 //! status. Credentials are never allowed; with them, `*` would not be either.
 
@@ -9,7 +9,7 @@ use std::fmt;
 
 use crate::proto::fields::Fields;
 
-/// The origins that may read a route.
+/// The origins whose pages may use a route.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Origins {
     /// Every one, `*`.
@@ -33,32 +33,6 @@ impl Origins {
         }
     }
 
-    /// The fields that a reply to this request carries, whatever its status.
-    pub fn reply_fields<'a>(&'a self, request: &Fields) -> impl Iterator<Item = (&'static str, &'a str)> + use<'a> {
-        let allowed = self.allowed(request);
-        [
-            allowed.map(|origin| ("Access-Control-Allow-Origin", origin)),
-            allowed.map(|_| ("Access-Control-Expose-Headers", EXPOSED)),
-            self.vary(),
-        ]
-        .into_iter()
-        .flatten()
-    }
-
-    /// The fields that the 204 to an OPTIONS request carries.
-    pub fn preflight_fields<'a>(&'a self, request: &Fields) -> impl Iterator<Item = (&'static str, &'a str)> + use<'a> {
-        let allowed = self.allowed(request);
-        [
-            allowed.map(|origin| ("Access-Control-Allow-Origin", origin)),
-            allowed.map(|_| ("Access-Control-Allow-Methods", METHODS)),
-            allowed.map(|_| ("Access-Control-Allow-Headers", REQUEST_FIELDS)),
-            allowed.map(|_| ("Access-Control-Max-Age", MAX_AGE)),
-            self.vary(),
-        ]
-        .into_iter()
-        .flatten()
-    }
-
     /// The one value of Access-Control-Allow-Origin, if this request's page may read the reply.
     fn allowed(&self, request: &Fields) -> Option<&str> {
         match self {
@@ -77,6 +51,78 @@ impl Origins {
             Origins::Any => None,
             Origins::List(_) => Some(("Vary", "Origin")),
         }
+    }
+}
+
+/// What the pages of other sites may send to a route and read of its replies, beside what every page may.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Sharing {
+    request_fields: &'static str,
+    exposed: &'static str,
+}
+
+impl Sharing {
+    /// Files and their ranges. Authorization is a token that the page itself has, never the browser's own (Fetch, "CORS
+    /// protocol and credentials"). The CMCD fields are those of CTA-5004, which players send with every segment.
+    pub const MEDIA: Sharing = Sharing {
+        request_fields: "Authorization, Range, If-Range, If-None-Match, If-Modified-Since, Content-Type, \
+                         CMCD-Object, CMCD-Request, CMCD-Session, CMCD-Status",
+        exposed: "Content-Length, Content-Range, Content-Encoding, Accept-Ranges, Date, ETag",
+    };
+
+    /// Uploads: the fields of tus 1.0 and of draft-ietf-httpbis-resumable-upload. X-Requested-With and X-Request-ID say nothing
+    /// here, but libraries send them, and a page can't when one field of its request is not in the list.
+    pub const UPLOAD: Sharing = Sharing {
+        request_fields: "Authorization, Content-Type, If-None-Match, Tus-Resumable, Upload-Length, Upload-Offset, \
+                         Upload-Metadata, Upload-Defer-Length, Upload-Concat, Upload-Checksum, Upload-Complete, \
+                         Upload-Draft-Interop-Version, X-HTTP-Method-Override, X-Requested-With, X-Request-ID",
+        exposed: "Location, Content-Location, Repr-Digest, Upload-Offset, Upload-Length, Upload-Defer-Length, \
+                  Upload-Metadata, Upload-Concat, Upload-Expires, Upload-Complete, Upload-Limit, Tus-Resumable, \
+                  Tus-Version, Tus-Extension, Tus-Max-Size, Tus-Checksum-Algorithm, WWW-Authenticate, Retry-After",
+    };
+}
+
+/// Who may use a route from other sites, and for what.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Cors {
+    origins: Origins,
+    sharing: Sharing,
+}
+
+impl Cors {
+    /// The pages of these origins may do this.
+    pub fn new(origins: Origins, sharing: Sharing) -> Self {
+        Cors { origins, sharing }
+    }
+
+    /// The fields that a reply to this request carries, whatever its status.
+    pub fn reply_fields<'a>(&'a self, request: &Fields) -> impl Iterator<Item = (&'static str, &'a str)> + use<'a> {
+        let allowed = self.origins.allowed(request);
+        [
+            allowed.map(|origin| ("Access-Control-Allow-Origin", origin)),
+            allowed.map(|_| ("Access-Control-Expose-Headers", self.sharing.exposed)),
+            self.origins.vary(),
+        ]
+        .into_iter()
+        .flatten()
+    }
+
+    /// The fields that the 204 to a preflight carries, where these methods may be used: names with commas between.
+    pub fn preflight_fields<'a>(
+        &'a self,
+        request: &Fields,
+        methods: &'static str,
+    ) -> impl Iterator<Item = (&'static str, &'a str)> + use<'a> {
+        let allowed = self.origins.allowed(request);
+        [
+            allowed.map(|origin| ("Access-Control-Allow-Origin", origin)),
+            allowed.map(|_| ("Access-Control-Allow-Methods", methods)),
+            allowed.map(|_| ("Access-Control-Allow-Headers", self.sharing.request_fields)),
+            allowed.map(|_| ("Access-Control-Max-Age", MAX_AGE)),
+            self.origins.vary(),
+        ]
+        .into_iter()
+        .flatten()
     }
 }
 
@@ -106,16 +152,6 @@ impl fmt::Display for OriginError {
 }
 
 impl std::error::Error for OriginError {}
-
-/// What a page may ask with. Authorization is a token that the page itself has, never the browser's own (Fetch, "CORS protocol
-/// and credentials"). The CMCD fields are those of CTA-5004, which players send with every segment.
-const REQUEST_FIELDS: &str = "Authorization, Range, If-Range, If-None-Match, If-Modified-Since, Content-Type, \
-                              CMCD-Object, CMCD-Request, CMCD-Session, CMCD-Status";
-
-/// What a page may read beside the fields that every page may.
-const EXPOSED: &str = "Content-Length, Content-Range, Content-Encoding, Accept-Ranges, Date, ETag";
-
-const METHODS: &str = "GET, HEAD, OPTIONS";
 
 /// A day in seconds, the most that any browser keeps a preflight's answer.
 const MAX_AGE: &str = "86400";
@@ -157,6 +193,8 @@ fn parse_origin(item: &str) -> Result<String, OriginError> {
 mod tests {
     use super::*;
 
+    const METHODS: &str = "GET, HEAD, OPTIONS";
+
     fn list() -> Origins {
         Origins::parse(["https://a.example", "http://localhost:3000"]).unwrap()
     }
@@ -168,8 +206,10 @@ mod tests {
     #[track_caller]
     fn check(origins: &Origins, origin: Option<&str>, allow_origin: Option<&str>, vary: Option<&str>) {
         let request = request(origin);
-        let replies: [Vec<_>; 2] =
-            [origins.reply_fields(&request).collect(), origins.preflight_fields(&request).collect()];
+        let kinds = [Sharing::MEDIA, Sharing::UPLOAD].map(|sharing| Cors::new(origins.clone(), sharing));
+        let replies = kinds.iter().flat_map(|cors| {
+            [Vec::from_iter(cors.reply_fields(&request)), Vec::from_iter(cors.preflight_fields(&request, METHODS))]
+        });
         for fields in replies {
             let all = |wanted: &str| fields.iter().filter(|f| f.0 == wanted).map(|f| f.1).collect::<Vec<_>>();
             assert_eq!(all("Access-Control-Allow-Origin"), Vec::from_iter(allow_origin), "{origin:?}");
@@ -192,31 +232,43 @@ mod tests {
         {
             check(&list(), origin, None, Some("Origin"));
         }
-        assert_eq!(list().preflight_fields(&request(None)).collect::<Vec<_>>(), [("Vary", "Origin")]);
-        assert_eq!(list().reply_fields(&request(None)).collect::<Vec<_>>(), [("Vary", "Origin")]);
+        for cors in [Sharing::MEDIA, Sharing::UPLOAD].map(|sharing| Cors::new(list(), sharing)) {
+            assert_eq!(cors.preflight_fields(&request(None), METHODS).collect::<Vec<_>>(), [("Vary", "Origin")]);
+            assert_eq!(cors.reply_fields(&request(None)).collect::<Vec<_>>(), [("Vary", "Origin")]);
+        }
+    }
+
+    #[track_caller]
+    fn check_shared(sharing: Sharing, methods: &'static str, request_fields: &str, exposed: &str) {
+        let (cors, request) = (Cors::new(Origins::Any, sharing), request(None));
+        let reply = cors.reply_fields(&request).skip(1);
+        assert_eq!(reply.collect::<Vec<_>>(), [("Access-Control-Expose-Headers", exposed)]);
+        let preflight = [
+            ("Access-Control-Allow-Methods", methods),
+            ("Access-Control-Allow-Headers", request_fields),
+            ("Access-Control-Max-Age", "86400"),
+        ];
+        assert_eq!(cors.preflight_fields(&request, methods).skip(1).collect::<Vec<_>>(), preflight);
     }
 
     #[test]
     fn h2_what_is_exposed_and_allowed() {
-        let request = request(None);
-        assert_eq!(
-            Origins::Any.reply_fields(&request).nth(1),
-            Some((
-                "Access-Control-Expose-Headers",
-                "Content-Length, Content-Range, Content-Encoding, Accept-Ranges, Date, ETag"
-            ))
+        check_shared(
+            Sharing::MEDIA,
+            METHODS,
+            "Authorization, Range, If-Range, If-None-Match, If-Modified-Since, Content-Type, \
+             CMCD-Object, CMCD-Request, CMCD-Session, CMCD-Status",
+            "Content-Length, Content-Range, Content-Encoding, Accept-Ranges, Date, ETag",
         );
-        assert_eq!(
-            Origins::Any.preflight_fields(&request).skip(1).collect::<Vec<_>>(),
-            [
-                ("Access-Control-Allow-Methods", "GET, HEAD, OPTIONS"),
-                (
-                    "Access-Control-Allow-Headers",
-                    "Authorization, Range, If-Range, If-None-Match, If-Modified-Since, Content-Type, \
-                     CMCD-Object, CMCD-Request, CMCD-Session, CMCD-Status"
-                ),
-                ("Access-Control-Max-Age", "86400"),
-            ]
+        check_shared(
+            Sharing::UPLOAD,
+            "POST, PUT",
+            "Authorization, Content-Type, If-None-Match, Tus-Resumable, Upload-Length, Upload-Offset, \
+             Upload-Metadata, Upload-Defer-Length, Upload-Concat, Upload-Checksum, Upload-Complete, \
+             Upload-Draft-Interop-Version, X-HTTP-Method-Override, X-Requested-With, X-Request-ID",
+            "Location, Content-Location, Repr-Digest, Upload-Offset, Upload-Length, Upload-Defer-Length, \
+             Upload-Metadata, Upload-Concat, Upload-Expires, Upload-Complete, Upload-Limit, Tus-Resumable, \
+             Tus-Version, Tus-Extension, Tus-Max-Size, Tus-Checksum-Algorithm, WWW-Authenticate, Retry-After",
         );
     }
 

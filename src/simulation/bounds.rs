@@ -1,11 +1,15 @@
 //! Deadlines, in virtual time: neither the slow nor the silent outlive them, and who keeps them is never cut.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::guest::{Ask, Manner};
 use super::{BUMPY, MARK, Server, add_file, reply, streams, tight};
+use crate::config::UploadConfig;
 use crate::driver::sim::{Client, End, Faults, explore};
+use crate::handler::upload::Upload;
 use crate::limits::Limits;
+use crate::router::Routes;
 
 const FILM: u64 = 5 * MARK as u64;
 const SECOND: Duration = Duration::from_secs(1);
@@ -157,6 +161,35 @@ fn f9_a_client_that_never_stops_sending_is_closed_all_the_same() {
         let lingered = world.now() - begun;
         assert!((2 * SECOND..3 * SECOND).contains(&lingered), "{lingered:?}");
         assert_eq!((status(&silent.take_received()), silent.end()), (400, End::Finished));
+        server.settle();
+        server.finish();
+    });
+}
+
+/// What comes behind a chunked body that is read in large pieces is held in no more memory than what any receive brings.
+#[test]
+fn promise1_requests_behind_a_chunked_upload_are_answered_from_bounded_memory() {
+    explore(BUMPY, |world| {
+        let mut routes = Routes::default();
+        let config = UploadConfig { resumable: false, ..UploadConfig::new("/") };
+        routes.add(None, "/up", Arc::new(Upload::new(config).expect("a folder")));
+        let mut server = Server::with_routes(world, tight(), routes);
+        let client = server.connect();
+        let count = 100;
+        let behind = "OPTIONS /up HTTP/1.1\r\nHost: a\r\n\r\n".repeat(count);
+        assert!(behind.len() > 2 * server.limits.receive_buffer_len);
+        let head = "PUT /up/file HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n";
+        client.send(head.as_bytes());
+        // The rest goes past the receive buffers.
+        server.run_for(Duration::from_millis(100));
+        client.send(format!("3\r\nabc\r\n0\r\n\r\n{behind}").as_bytes());
+        let mut received = Vec::new();
+        server.run_until("all are answered", |_| {
+            received.extend(client.take_received());
+            received.windows(9).filter(|bytes| bytes == b"HTTP/1.1 ").count() == count + 1
+        });
+        assert_eq!((status(&received), world.content("file")), (201, b"abc".to_vec()));
+        client.close();
         server.settle();
         server.finish();
     });

@@ -173,7 +173,7 @@ fn clients_that_have_stopped_hold_nothing_that_another_needs() {
             })
             .collect();
         server.run_for(Duration::from_millis(200));
-        assert_eq!(server.pools().map(|pool| pool.in_use()), [0, 0], "held for clients that have stopped");
+        assert_eq!(server.pools().map(|pool| pool.in_use()), [0; 3], "held for clients that have stopped");
         let begun = world.now();
         let guest = server.invite(Manner::PLAIN, [Ask::whole("film", FILM), Ask::whole("film", FILM)]);
         server.serve(std::slice::from_ref(&guest));

@@ -155,7 +155,8 @@ fn any_echo(world: &World) -> Ask {
     ask
 }
 
-fn chunked(world: &World, mut body: &[u8]) -> Vec<u8> {
+/// The same body in chunks of any length.
+pub fn chunked(world: &World, mut body: &[u8]) -> Vec<u8> {
     let mut coded = Vec::new();
     while !body.is_empty() {
         let (chunk, rest) = body.split_at(body.len().min(1 + world.below(3000) as usize));

@@ -335,6 +335,8 @@ worker_metrics! {
     receive_buffers_in_use: Gauge;
     /// Transfer buffers, one high water mark each, that are lent out.
     transfer_buffers_in_use: Gauge;
+    /// Upload buffers that hold bytes on their way to a file.
+    upload_buffers_in_use: Gauge;
     /// Bytes of a connection that may wait unsent in the kernel before its socket counts as full (TCP_NOTSENT_LOWAT).
     notsent_lowat_bytes: Gauge;
     /// Pipes that are open, lent out or not.

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use nix::fcntl::{PosixFadviseAdvice, posix_fadvise};
 
 use crate::support::{
-    Broken, Client, Fixture, Held, Launch, PATIENCE, Server, allow_descriptors, byte_at, bytes_at, check_bytes,
+    Broken, Client, Fixture, Held, Launch, PATIENCE, Random, Server, allow_descriptors, byte_at, bytes_at, check_bytes,
     eventually, sample,
 };
 
@@ -478,25 +478,7 @@ fn promise1_requests_wait_for_a_receive_buffer_and_are_all_answered() {
     server.stop();
 }
 
-/// Random numbers from a seed (xorshift64*), the same on every run.
-struct Random(u64);
-
 impl Random {
-    fn next(&mut self) -> u64 {
-        self.0 ^= self.0 >> 12;
-        self.0 ^= self.0 << 25;
-        self.0 ^= self.0 >> 27;
-        self.0.wrapping_mul(0x2545_f491_4f6c_dd1d)
-    }
-
-    fn below(&mut self, bound: usize) -> usize {
-        (self.next() % bound as u64) as usize
-    }
-
-    fn bytes(&mut self, len: usize) -> Vec<u8> {
-        (0..len).map(|_| (self.next() >> 32) as u8).collect()
-    }
-
     /// Bytes that get past the first checks now and then.
     fn garbage(&mut self) -> Vec<u8> {
         const PIECES: [&str; 30] = [
@@ -552,7 +534,7 @@ fn promise6_garbage_is_answered_or_closed() {
     let descriptors = at_rest(&server, &["/a.bin"]);
     let mut others = server.connect();
     for seed in 1..=400 {
-        let mut random = Random(u64::wrapping_mul(seed, 0x9e37_79b9_7f4a_7c15));
+        let mut random = Random::new(seed);
         let mut client = server.connect();
         for _ in 0..=random.below(3) {
             let bytes = if random.below(4) == 0 { random.bytes(2000) } else { random.garbage() };

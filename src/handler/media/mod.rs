@@ -31,7 +31,7 @@ use crate::http::{AddressRates, Answer, Body, FileRegion, Handler, MakeHandler, 
 use crate::limits::Limits;
 use crate::proto::conditional::{self, REPEATED_IN_NOT_MODIFIED, Validators, Verdict};
 use crate::proto::content_coding::{self, Coding};
-use crate::proto::cors::Origins;
+use crate::proto::cors::Cors;
 use crate::proto::http1::encode::ResponseHead;
 use crate::proto::pattern::Pattern;
 use crate::proto::range::{self, ByteRange, Parts, RangeLimits, Resolved};
@@ -84,7 +84,7 @@ impl Handler for MediaHandler {
 struct Folder {
     worker: Rc<Worker>,
     config: MediaConfig,
-    origins: Option<Origins>,
+    cors: Option<Cors>,
     cache_control: Vec<(Pattern, String)>,
     shared: Rc<Shared>,
     files: OpenFiles,
@@ -95,13 +95,12 @@ impl Folder {
     fn new(media: &Media, worker: &Rc<Worker>) -> Self {
         let config = &media.config;
         // `Media::new` has let only what parses through.
-        let origins = config.cors.as_ref().and_then(|cors| Origins::parse(cors.iter().map(String::as_str)).ok());
         let rule = |rule: &crate::config::CacheRule| Some((Pattern::parse(&rule.pattern).ok()?, rule.value.clone()));
         let shared = Shared::of(worker);
         Folder {
             worker: worker.clone(),
             config: config.clone(),
-            origins,
+            cors: config.sharing(),
             cache_control: config.cache_control.iter().filter_map(rule).collect(),
             files: OpenFiles::new(&config.root, worker, &shared),
             shared,
@@ -126,13 +125,11 @@ impl Folder {
     }
 
     /// The same reply, with what other sites' pages may do with it.
-    fn share(&self, request: &Request, mut response: Response) -> Response {
-        if let Some(origins) = &self.origins
-            && request.method() != Method::OPTIONS
-        {
-            append(response.head_mut(), origins.reply_fields(request.fields()));
+    fn share(&self, request: &Request, response: Response) -> Response {
+        match &self.cors {
+            Some(cors) if request.method() != Method::OPTIONS => response.fields(cors.reply_fields(request.fields())),
+            _ => response,
         }
-        response
     }
 
     async fn answer(&self, request: &Request) -> Response {
@@ -162,11 +159,11 @@ impl Folder {
     }
 
     fn preflight(&self, request: &Request) -> Response {
-        let mut response = Response::new(StatusCode::NO_CONTENT).field("Allow", ALLOW);
-        if let Some(origins) = &self.origins {
-            append(response.head_mut(), origins.preflight_fields(request.fields()));
+        let response = Response::new(StatusCode::NO_CONTENT).field("Allow", ALLOW);
+        match &self.cors {
+            Some(cors) => response.fields(cors.preflight_fields(request.fields(), ALLOW)),
+            None => response,
         }
-        response
     }
 
     async fn directory(&self, request: &Request, path: &NormalPath<'_>) -> Response {
@@ -378,12 +375,6 @@ const RANGES: RangeLimits = RangeLimits {
     out_of_order: Limits::RANGES_OUT_OF_ORDER,
     coalesce_gap: Limits::RANGE_COALESCE_GAP,
 };
-
-fn append<'a>(head: &mut ResponseHead, fields: impl Iterator<Item = (&'static str, &'a str)>) {
-    for (name, value) in fields {
-        head.field(name, value.as_bytes());
-    }
-}
 
 /// `?download` saves the file under its own name, `?download=name` under another (RFC 6266).
 fn download(request: &Request, path: &[u8]) -> Option<String> {

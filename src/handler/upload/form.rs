@@ -12,8 +12,8 @@ use super::quota::Reservation;
 use super::refusal::Refusal;
 use super::reply::{Receipt, Stored, TextField};
 use super::sink::Sink;
-use super::{Inbox, route_of};
-use crate::config::Names;
+use super::{Inbox, raw, route_of};
+use crate::config::{Names, OnConflict};
 use crate::http::{Chunk, FormEvent, PartHead, Request, Response, Share};
 use crate::limits::Limits;
 use crate::proto::http1::encode::ResponseHead;
@@ -191,25 +191,37 @@ impl Reception {
     async fn commit(self, route: String) -> Result<(Receipt, Share), Refusal> {
         let Reception { inbox, folder, reservation, share, files, fields, .. } = self;
         let mut stored: Vec<Stored> = Vec::with_capacity(files.len());
+        let mut replaced = 0_u64;
         for file in files {
             let Received { field, file_name, target, draft, size, media_type, sha256 } = file;
             let config = &inbox.config;
-            match draft.place(&folder, &folder, &target.name, config.on_conflict, config.fsync).await {
-                Ok(name) => {
+            let placed = async {
+                let old = match config.on_conflict {
+                    OnConflict::Replace => raw::look_up(&folder, &target.name).await?,
+                    OnConflict::Reject | OnConflict::Rename => None,
+                };
+                let placed = draft.place(&folder, &folder, &target.name, config.on_conflict, config.fsync).await;
+                let name = placed.map_err(|error| Refusal::failed("a file can't be put in its place", error))?;
+                Ok((name, old.unwrap_or(0)))
+            };
+            match placed.await {
+                Ok((name, old)) => {
+                    replaced += old;
                     let url = inbox.url_of(&route, &name);
                     let (field, file_name, media_type) = (Some(field), Some(file_name), media_type.into());
                     stored.push(Stored { field, name, url, size, media_type, sha256, file_name });
                 }
-                Err(error) => {
+                Err(refusal) => {
                     for placed in &stored {
                         // Best effort: the reply says what went wrong first.
                         let _ = folder.unlink(placed.name.as_bytes()).await;
                     }
-                    return Err(Refusal::failed("a file can't be put in its place", error));
+                    inbox.keep(None, 0, Some(replaced));
+                    return Err(refusal);
                 }
             }
         }
-        inbox.keep(reservation, stored.iter().map(|file| file.size).sum(), None);
+        inbox.keep(reservation, stored.iter().map(|file| file.size).sum(), Some(replaced));
         Ok((Receipt { files: stored, fields }, share))
     }
 }

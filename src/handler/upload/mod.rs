@@ -2,8 +2,8 @@
 //!
 //! ```text
 //!   body ─▶ upload buffers ─▶ (form's parts) ─▶ Sink: hash, write ─▶ Draft, without a name ─▶ place: sync, link ─▶ 201
-//!            a quarter of a      sub-slices       several writes       gone with its            by name policy and
-//!            high water mark                      in flight            descriptor               on_conflict
+//!            half a high         sub-slices       several writes       gone with its            by name policy and
+//!            water mark                           in flight            descriptor               on_conflict
 //! ```
 //!
 //! A request, in this order:
@@ -14,6 +14,8 @@
 //! 5. the name, and with it everybody can see the file, whole.
 //!
 //! Until then nothing is visible, and whatever ends the request takes all of it away.
+//!
+//! CORS fields go on every reply, whatever its status (H2).
 
 mod form;
 mod intake;
@@ -41,9 +43,13 @@ use self::resumable::{ietf, sweep, tus};
 use crate::config::UploadConfig;
 use crate::error::Error;
 use crate::http::{Answer, Handler, MakeHandler, Request, Response, Worker};
+use crate::proto::cors::Cors;
 use crate::proto::pattern::Pattern;
 use crate::proto::{media_type, target, upload_name};
 use crate::rt::fs::File;
+
+/// The media type of what nothing tells of.
+const UNKNOWN_TYPE: &str = "application/octet-stream";
 
 /// A folder that takes uploads, as a handler.
 #[derive(Clone, Debug)]
@@ -53,6 +59,7 @@ pub struct Upload(Arc<Shared>);
 #[derive(Debug)]
 struct Shared {
     config: UploadConfig,
+    cors: Option<Cors>,
     /// What the folder holds, if that is bounded.
     quota: Option<Arc<Quota>>,
     locks: Arc<Locks>,
@@ -72,13 +79,20 @@ impl Upload {
         let quota = quota.map_err(|error| {
             Error::operator(format!("dir: `{}` cannot be read", config.dir.display())).because(error)
         })?;
-        Ok(Upload(Arc::new(Shared { config, quota, locks: Arc::default(), is_swept: AtomicBool::new(false) })))
+        let cors = config.sharing();
+        Ok(Upload(Arc::new(Shared {
+            config,
+            cors,
+            quota,
+            locks: Locks::of_process(),
+            is_swept: AtomicBool::new(false),
+        })))
     }
 }
 
 impl MakeHandler for Upload {
     fn make(&self, worker: &Rc<Worker>) -> Rc<dyn Handler> {
-        if self.0.config.resumable && !self.0.is_swept.swap(true, Ordering::Relaxed) {
+        if !self.0.is_swept.swap(true, Ordering::Relaxed) {
             sweep::start(worker, &self.0);
         }
         Rc::new(UploadHandler(Rc::new(Inbox::new(&self.0, worker))))
@@ -89,8 +103,15 @@ struct UploadHandler(Rc<Inbox>);
 
 impl Handler for UploadHandler {
     fn call(&self, request: Request) -> Answer {
+        if let Some(response) = self.0.preflight(&request) {
+            return response.into();
+        }
         let inbox = self.0.clone();
-        Answer::Later(Box::pin(async move { inbox.answer(request).await.unwrap_or_else(Response::from) }))
+        Answer::Later(Box::pin(async move {
+            let shared = inbox.cors.as_ref().map(|cors| cors.reply_fields(request.fields()));
+            let response = inbox.answer(request).await.unwrap_or_else(Response::from);
+            response.fields(shared.into_iter().flatten())
+        }))
     }
 }
 
@@ -124,6 +145,18 @@ impl Inbox {
         // `Upload::new` has let only what parses through.
         let patterns = shared.config.name_patterns.iter().filter_map(|pattern| Pattern::parse(pattern).ok());
         Inbox { worker: worker.clone(), shared: shared.clone(), name_patterns: patterns.collect() }
+    }
+
+    /// The reply to a browser that asks what a page of another site may do. Whether that will succeed is not looked at: why it
+    /// is refused, the page learns from the refusal.
+    fn preflight(&self, request: &Request) -> Option<Response> {
+        let cors = self.cors.as_ref()?;
+        if request.method() != Method::OPTIONS || !request.fields().contains("Access-Control-Request-Method") {
+            return None;
+        }
+        let may_delete = self.config.delete || matches!(self.place_of(request), Ok(Place::Upload(_)));
+        let methods = if may_delete { METHODS_WITH_DELETE } else { METHODS };
+        Some(Response::new(StatusCode::NO_CONTENT).fields(cors.preflight_fields(request.fields(), methods)))
     }
 
     /// Each way of uploading has a future of its own size, so each is boxed.
@@ -191,17 +224,18 @@ impl Inbox {
         Ok(Place::File(target))
     }
 
-    /// Whether files may have this name here.
+    /// Whether files may have this name here. A name that tells a type has to tell one that is taken: a file can be a picture by
+    /// its first bytes and a page by its name, and would be served as that.
     fn check_name(&self, name: &str) -> Result<(), Refusal> {
         let patterns = &self.name_patterns;
-        if patterns.is_empty() || patterns.iter().any(|pattern| pattern.matches(name.as_bytes())) {
-            return Ok(());
+        if !patterns.is_empty() && !patterns.iter().any(|pattern| pattern.matches(name.as_bytes())) {
+            let text = format!("Files named {name:?} are not taken here.");
+            return Err(Refusal::new(StatusCode::FORBIDDEN, "NAME_NOT_ALLOWED", text));
         }
-        Err(Refusal::new(
-            StatusCode::FORBIDDEN,
-            "NAME_NOT_ALLOWED",
-            format!("Files named {name:?} are not taken here."),
-        ))
+        match media_type::of(name.as_bytes()) {
+            UNKNOWN_TYPE => Ok(()),
+            named => self.check_type(named.split(';').next().unwrap_or_default()),
+        }
     }
 
     /// Opens the folder as it is now: it may have been swapped.
@@ -248,7 +282,7 @@ impl Inbox {
             let named = media_type::of(format!("x.{extension}").as_bytes());
             let named = named.split(';').next().unwrap_or_default();
             let kind = |media_type: &str| media_type.split('/').next().map(str::to_owned);
-            named == media_type || media_type == "application/octet-stream" && kind(named) != kind("text/html")
+            named == media_type || media_type == UNKNOWN_TYPE && kind(named) != kind("text/html")
         };
         Ok(upload_name::generated(random, extension.filter(agrees)))
     }
@@ -264,6 +298,12 @@ impl Inbox {
         segments.fold(String::from(base), |url, segment| format!("{url}/{segment}"))
     }
 }
+
+/// What pages of other sites may use here. GET is none of them, but a page may always try, and can read that it is 405.
+const METHODS: &str = "POST, PUT, PATCH, HEAD, OPTIONS";
+
+/// The same, where something can be taken away.
+const METHODS_WITH_DELETE: &str = "POST, PUT, PATCH, HEAD, DELETE, OPTIONS";
 
 /// The part of the request's path that is the route's.
 fn route_of(request: &Request) -> &str {

@@ -15,6 +15,7 @@ use crate::config::{Fsync, OnConflict};
 use crate::driver::op::Taken;
 use crate::proto::target::NormalPath;
 use crate::proto::upload_name;
+use crate::rt::Runtime;
 use crate::rt::fs::File;
 
 /// The directory for what is not whole and has a name all the same, in the folder for uploads.
@@ -60,8 +61,9 @@ impl Target {
     /// Opens the directory.
     pub async fn open(&self, folder: &File) -> Result<File, Refusal> {
         let opened = folder.open_beneath(self.directory.as_bytes()).await;
-        opened.map_err(|error| match error.kind() {
-            io::ErrorKind::NotFound | io::ErrorKind::NotADirectory => {
+        opened.map_err(|error| match error.raw_os_error() {
+            // A link that leaves the folder, or leads nowhere, is none (P1).
+            Some(libc::ENOENT | libc::ENOTDIR | libc::EXDEV | libc::ELOOP) => {
                 Refusal::new(StatusCode::NOT_FOUND, "NO_DIRECTORY", "There is no such directory.")
             }
             _ => Refusal::failed("a directory can't be opened", error),
@@ -84,8 +86,12 @@ impl Draft {
             // What file systems without it answer, and kernels that take the flag for O_DIRECTORY.
             Err(error) if matches!(error.raw_os_error(), Some(libc::EOPNOTSUPP | libc::EISDIR | libc::EINVAL)) => {
                 let (store, name) = (open_store(folder).await?, random_name()?);
-                let file = Rc::new(store.create(name.as_bytes()).await?);
-                Ok(Draft { file, named: Some((store, name)) })
+                // Whether or not someone waits for it: a file that has a name also has who takes that away.
+                let creation = Runtime::current().spawn(async move {
+                    let file = Rc::new(store.create(name.as_bytes()).await?);
+                    Ok(Draft { file, named: Some((store, name)) })
+                });
+                creation.lasting().await
             }
             Err(error) => Err(error),
         }

@@ -34,6 +34,8 @@ pub(super) async fn store(
         None => inbox.open_folder().await?,
     };
     let replaced = match &target {
+        // Whatever has the name keeps it.
+        Some(_) if on_conflict == OnConflict::Rename => None,
         Some(target) => look_up(&directory, &target.name).await?,
         None => None,
     };
@@ -147,6 +149,10 @@ pub(super) async fn look_up(directory: &File, name: &str) -> Result<Option<u64>,
         Ok(stat) if stat.kind == FileKind::Regular => Ok(Some(stat.len)),
         Ok(_) => Err(Refusal::taken()),
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+        // A link that leaves the folder, or a socket, is something, and no file of ours (P1).
+        Err(error) if matches!(error.raw_os_error(), Some(libc::EXDEV | libc::ELOOP | libc::ENXIO)) => {
+            Err(Refusal::taken())
+        }
         Err(error) => Err(Refusal::failed("a name can't be looked up", error)),
     }
 }

@@ -175,6 +175,14 @@ impl Decoder {
         }
     }
 
+    /// How many bytes of data come before the next byte of framing.
+    pub fn data_left(&self) -> u64 {
+        match self.state {
+            State::Data { left } => left,
+            _ => 0,
+        }
+    }
+
     /// Where one byte of framing leads.
     fn step(&mut self, state: State, byte: u8) -> Result<State, ChunkedError> {
         match state {
@@ -359,6 +367,15 @@ mod tests {
     #[track_caller]
     fn check_error(input: impl AsRef<[u8]>, error: ChunkedError) {
         assert_eq!(every_split(input.as_ref()), Err(error), "{}", input.as_ref().escape_ascii());
+    }
+
+    #[test]
+    fn what_is_left_of_a_chunk_is_known() {
+        let mut decoder = Decoder::new(LIMITS);
+        for (input, left) in [("1", 0), ("0\r\n", 16), ("0123456", 9), ("789abcdef", 0), ("\r\n2\r\n", 2), ("x", 1)] {
+            decoder.decode(input.as_bytes()).expect("a valid body");
+            assert_eq!(decoder.data_left(), left, "behind {input:?}");
+        }
     }
 
     #[test]

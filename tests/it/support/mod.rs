@@ -7,7 +7,9 @@
 mod client;
 mod fixture;
 mod program;
+mod random;
 mod server;
+mod upload;
 
 use std::thread;
 use std::time::{Duration, Instant};
@@ -17,7 +19,9 @@ use nix::sys::resource::{Resource, getrlimit, setrlimit};
 pub use self::client::{Broken, Client, Reply};
 pub use self::fixture::{Fixture, byte_at, bytes_at, check_bytes};
 pub use self::program::{Process, installed, not_shown, output};
+pub use self::random::Random;
 pub use self::server::{Held, Launch, Server, sample};
+pub use self::upload::{Form, Framing, check_stored, names_in, upload_routes};
 
 /// How long anything may take before the test fails. Generous, because the machine may be busy; nothing that works takes it.
 pub const PATIENCE: Duration = Duration::from_secs(10);

@@ -25,6 +25,7 @@ pub struct Launch {
     listen: bool,
     descriptors: Option<u32>,
     user: Option<u32>,
+    small_disk: Option<(PathBuf, u64)>,
 }
 
 impl Launch {
@@ -37,7 +38,7 @@ impl Launch {
 
     /// The same without a root: routes come from [`Launch::config`].
     pub fn routes() -> Self {
-        Launch { arguments: Vec::new(), config: None, listen: true, descriptors: None, user: None }
+        Launch { arguments: Vec::new(), config: None, listen: true, descriptors: None, user: None, small_disk: None }
     }
 
     /// Adds an argument.
@@ -81,6 +82,25 @@ impl Launch {
     pub fn user(mut self, id: u32) -> Self {
         self.user = Some(id);
         self
+    }
+
+    /// Lets it find a file system of so many bytes at this folder, which nobody else sees and which ends with it; see
+    /// [`Server::sees`]. `None` where the kernel lets nobody mount anything here.
+    pub fn small_disk(mut self, folder: &Path, bytes: u64) -> Option<Self> {
+        self.small_disk = Some((folder.to_owned(), bytes));
+        let tried = self.on_small_disk("true").stdin(Stdio::null()).stderr(Stdio::null()).status();
+        tried.is_ok_and(|status| status.success()).then_some(self)
+    }
+
+    /// A program on the small disk. Nothing is forked, so that the process id is the program's.
+    fn on_small_disk(&self, program: &str) -> Command {
+        let Some((folder, bytes)) = &self.small_disk else { return Command::new(program) };
+        let mut unshare = Command::new("unshare");
+        // Where the user is not root already, it is in a namespace of its own.
+        unshare.args(if nix::unistd::geteuid().is_root() { &["-m"][..] } else { &["-r", "-m"] });
+        let mount = format!("mount -t tmpfs -o size={bytes} tmpfs \"$0\" && exec \"$@\"");
+        unshare.args(["sh", "-c", &mount]).arg(folder).arg(program);
+        unshare
     }
 
     /// Starts it and waits until it accepts.
@@ -142,7 +162,7 @@ impl Launch {
         arguments.extend(self.arguments.iter().cloned());
         let binary = env!("CARGO_BIN_EXE_highwater");
         let mut command = match self.descriptors {
-            None => Command::new(binary),
+            None => self.on_small_disk(binary),
             // The shell becomes the server, so that its process id is the server's.
             Some(count) => {
                 let mut shell = Command::new("sh");
@@ -183,6 +203,7 @@ pub struct Held {
     pub transfers: u64,
     pub receive_buffers: u64,
     pub transfer_buffers: u64,
+    pub upload_buffers: u64,
     pub tasks: u64,
 }
 
@@ -230,6 +251,21 @@ impl Server {
     /// The process.
     pub fn pid(&self) -> u32 {
         self.child.id()
+    }
+
+    /// A path as this server sees it.
+    pub fn sees(&self, path: &Path) -> PathBuf {
+        let path = path.strip_prefix("/").expect("an absolute path");
+        Path::new("/proc").join(self.pid().to_string()).join("root").join(path)
+    }
+
+    /// A line of its `/proc/PID/status` in bytes, such as `VmRSS` or `VmHWM`.
+    #[track_caller]
+    pub fn memory(&self, line: &str) -> u64 {
+        let status = fs::read_to_string(format!("/proc/{}/status", self.pid())).expect("the server runs");
+        let value = status.lines().find_map(|own| own.strip_prefix(line)?.strip_prefix(':'));
+        let kilobytes = value.and_then(|value| value.trim().strip_suffix(" kB")).expect("a line in kB");
+        1024 * kilobytes.parse::<u64>().expect("a number")
     }
 
     /// Its configuration file.
@@ -283,6 +319,7 @@ impl Server {
             transfers: beside_this("transfers"),
             receive_buffers: beside_this("receive_buffers_in_use"),
             transfer_buffers: read("transfer_buffers_in_use"),
+            upload_buffers: read("upload_buffers_in_use"),
             tasks: beside_this("tasks"),
         }
     }
@@ -291,6 +328,19 @@ impl Server {
     #[track_caller]
     pub fn descriptors(&self) -> usize {
         fs::read_dir(format!("/proc/{}/fd", self.pid())).expect("the server runs").count()
+    }
+
+    /// The lengths of the files without a name that it has open in a folder: uploads under way.
+    #[track_caller]
+    pub fn drafts(&self, folder: &Path) -> Vec<u64> {
+        let open = fs::read_dir(format!("/proc/{}/fd", self.pid())).expect("the server runs");
+        let open = open.map(|entry| entry.expect("a descriptor").path());
+        let is_draft = |path: &PathBuf| {
+            // One that has been closed meanwhile is none.
+            let names = fs::read_link(path).unwrap_or_default();
+            names.starts_with(folder) && names.to_string_lossy().ends_with("(deleted)")
+        };
+        open.filter(is_draft).filter_map(|path| Some(fs::metadata(path).ok()?.len())).collect()
     }
 
     /// Processor time that it has used so far, in user and kernel mode.

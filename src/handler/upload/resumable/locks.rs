@@ -2,21 +2,28 @@
 //!
 //! A client whose connection broke comes back before the server has noticed; so whoever holds the upload is asked to stop, writes
 //! down what it has, and gives it up. The locks are shared by the workers, because the client may come back to another one. A
-//! request of another process can't be asked; it shows by the lock on the file (flock(2)).
+//! request of another process can't be asked; it shows by the lock on the file (flock(2)). One table serves the process: the
+//! numbers of uploads are random, and requests to the routes of an earlier configuration go on beside those of the present one.
 
-use std::collections::HashMap;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::collections::{BTreeMap, HashMap};
+use std::pin::Pin;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
 
 /// The uploads that are held.
 #[derive(Debug, Default)]
-pub(in super::super) struct Locks(Mutex<HashMap<String, Holder>>);
+pub(in super::super) struct Locks {
+    held: Mutex<HashMap<String, Holder>>,
+    /// What the next one who waits is known by.
+    next: AtomicU64,
+}
 
 #[derive(Debug)]
 struct Holder {
     stop: Arc<Stop>,
-    waiting: Vec<Waker>,
+    /// Those who wait now.
+    waiting: BTreeMap<u64, Waker>,
 }
 
 /// What a holder is told.
@@ -34,24 +41,49 @@ pub(in super::super) struct Lock {
     stop: Arc<Stop>,
 }
 
+/// Waits for an upload; dropped, it waits no more and leaves nothing behind.
+pub(in super::super) struct Hold {
+    locks: Arc<Locks>,
+    id: String,
+    number: u64,
+}
+
 impl Locks {
-    /// Holds the upload, as soon as whoever has it has stopped.
-    pub async fn hold(self: &Arc<Self>, id: &str) -> Lock {
-        std::future::poll_fn(|cx| self.poll_hold(id, cx)).await
+    /// Those of this process.
+    pub fn of_process() -> Arc<Self> {
+        static LOCKS: LazyLock<Arc<Locks>> = LazyLock::new(Arc::default);
+        LOCKS.clone()
     }
 
-    fn poll_hold(self: &Arc<Self>, id: &str, cx: &mut Context<'_>) -> Poll<Lock> {
-        let mut held = lock(&self.0);
-        if let Some(holder) = held.get_mut(id) {
-            if !holder.waiting.iter().any(|waker| waker.will_wake(cx.waker())) {
-                holder.waiting.push(cx.waker().clone());
-            }
+    /// Holds the upload, as soon as whoever has it has stopped.
+    pub fn hold(self: &Arc<Self>, id: &str) -> Hold {
+        // The number tells those who wait apart, and nothing else depends on it.
+        let number = self.next.fetch_add(1, Ordering::Relaxed);
+        Hold { locks: self.clone(), id: id.to_owned(), number }
+    }
+}
+
+impl Future for Hold {
+    type Output = Lock;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Lock> {
+        let mut held = lock(&self.locks.held);
+        if let Some(holder) = held.get_mut(&self.id) {
+            holder.waiting.insert(self.number, cx.waker().clone());
             holder.stop.ask();
             return Poll::Pending;
         }
         let stop = Arc::new(Stop::default());
-        held.insert(id.to_owned(), Holder { stop: stop.clone(), waiting: Vec::new() });
-        Poll::Ready(Lock { locks: self.clone(), id: id.to_owned(), stop })
+        held.insert(self.id.clone(), Holder { stop: stop.clone(), waiting: BTreeMap::new() });
+        Poll::Ready(Lock { locks: self.locks.clone(), id: self.id.clone(), stop })
+    }
+}
+
+impl Drop for Hold {
+    fn drop(&mut self) {
+        let waker = lock(&self.locks.held).get_mut(&self.id).and_then(|holder| holder.waiting.remove(&self.number));
+        // Outside of the lock: the last waker of a task may free it.
+        drop(waker);
     }
 }
 
@@ -78,8 +110,8 @@ impl Stop {
 
 impl Drop for Lock {
     fn drop(&mut self) {
-        let holder = lock(&self.locks.0).remove(&self.id);
-        holder.into_iter().flat_map(|holder| holder.waiting).for_each(Waker::wake);
+        let holder = lock(&self.locks.held).remove(&self.id);
+        holder.into_iter().flat_map(|holder| holder.waiting.into_values()).for_each(Waker::wake);
     }
 }
 
@@ -120,6 +152,23 @@ mod tests {
         let second = ready(poll(second));
         assert!(second.poll_asked_to_stop(&mut cx).is_pending(), "a new holder has been asked nothing");
         drop((second, other));
-        assert!(lock(&locks.0).is_empty());
+        assert!(lock(&locks.held).is_empty());
+    }
+
+    /// Promise 6: clients that ask for an upload which is not let go, and leave, cost nothing.
+    #[test]
+    fn promise6_whoever_waits_no_more_is_forgotten() {
+        let locks = Arc::new(Locks::default());
+        let first = ready(poll(pin!(locks.hold("a"))));
+        let mut stays = pin!(locks.hold("a"));
+        assert!(poll(stays.as_mut()).is_pending());
+        for _ in 0..100 {
+            let mut leaves = pin!(locks.hold("a"));
+            assert!(poll(leaves.as_mut()).is_pending() && poll(leaves.as_mut()).is_pending());
+        }
+        assert_eq!(lock(&locks.held)["a"].waiting.len(), 1);
+        drop(first);
+        drop(ready(poll(stays)));
+        assert!(lock(&locks.held).is_empty());
     }
 }

@@ -115,7 +115,7 @@ impl Held {
         };
         record.advance(0, inbox.config.sha256.then(Sha256::new).as_ref());
         let held = Held { inbox: inbox.clone(), id, folder, store, file: Some(file), record, lock };
-        let begun = match held.begin().await {
+        let begun = match held.file.as_ref().map_or(Ok(()), |file| file.try_lock()) {
             Ok(()) => held.save().await,
             Err(error) => Err(error),
         };
@@ -126,12 +126,6 @@ impl Held {
                 Err(in_store(error))
             }
         }
-    }
-
-    async fn begin(&self) -> io::Result<()> {
-        let Some(file) = &self.file else { return Ok(()) };
-        file.try_lock()?;
-        file.allocate(self.record.length.unwrap_or(0)).await
     }
 
     /// The upload with this number, as soon as whoever has it has let go. One that became whole just before a crash is put in
@@ -237,6 +231,10 @@ impl Held {
             return Err(Refusal::too_large(self.record.offset + most));
         }
         let reservation = self.inbox.admit(announced)?;
+        if let Some(announced) = announced {
+            // For this request alone: an upload that is only announced takes no space.
+            file.allocate(self.record.offset + announced).await.map_err(failed_to_write)?;
+        }
         let hash = self.hash(&file).await?;
         let begun = self.record.offset;
         let mut stream = Stream {
