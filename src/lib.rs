@@ -2,7 +2,8 @@
 //!
 //! ```text
 //!   main → cli → server → handler → http → rt → driver
-//!                             └─────── proto (pure) ───────┘      config, telemetry, error, limits: leaves
+//!           │                 └─────── proto (pure) ───────┘      config, telemetry, error, limits: leaves
+//!           └──▶ put, a client: proto only
 //! ```
 //!
 //! A layer imports only from layers on its right. A worker is a thread with its own ring, connections and buffers; nothing on

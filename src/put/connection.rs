@@ -132,14 +132,15 @@ impl Connection {
         if ready.contains(PollFlags::POLLIN) {
             self.listen()?;
         }
-        if self.is_spent {
-            return Ok(to - from);
-        }
+        if self.is_spent { Ok(to - from) } else { self.write(from, to) }
+    }
+
+    fn write(&mut self, from: usize, to: usize) -> Result<usize, Error> {
         match (&self.stream).write(&self.buffers.output()[from..to]) {
             Ok(count) => Ok(count),
             Err(error) if [io::ErrorKind::WouldBlock, io::ErrorKind::Interrupted].contains(&error.kind()) => Ok(0),
             Err(error) => {
-                // The reason may have come before the end.
+                // The reason may have come since it was last listened.
                 let _ = self.listen();
                 if self.is_spent { Ok(to - from) } else { Err(error.into()) }
             }
@@ -202,6 +203,7 @@ fn begins_final_reply(mut input: &[u8]) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::net::TcpListener;
 
     #[test]
     fn an_interim_reply_is_no_answer() {
@@ -211,5 +213,25 @@ mod tests {
             assert_eq!(begins_final_reply(&input[..end]), end > status + 9, "{end}");
         }
         assert!(begins_final_reply(b"no HTTP at all"));
+    }
+
+    #[test]
+    fn a_reply_before_a_reset_is_heard_by_the_write_that_fails() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let mut stream = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let (mut peer, _) = listener.accept().unwrap();
+        stream.write_all(b"unread").unwrap();
+        while peer.peek(&mut [0; 6]).unwrap() < 6 {}
+        peer.write_all(b"HTTP/1.1 507 Insufficient Storage\r\n\r\n").unwrap();
+        drop(peer);
+        stream.set_nonblocking(true).unwrap();
+        let buffers = LazyBuffers::new(1024, 1024);
+        let answered = Answered::default();
+        let mut connection =
+            Connection { stream, buffers, answered: answered.clone(), is_spent: false, has_news: false };
+        while !connection.wait(PollFlags::POLLHUP, None).unwrap().contains(PollFlags::POLLHUP) {}
+        assert_eq!(connection.write(0, 1000).unwrap(), 1000);
+        assert!(answered.get() && connection.buffers.input().starts_with(b"HTTP/1.1 507 "));
+        assert!(!connection.is_open(), "it must not be used again");
     }
 }

@@ -312,12 +312,21 @@ fn refusals_are_told_in_the_servers_words() {
     server.stop();
 }
 
-/// A server that reads the head of each request and so many bytes behind it, says this, and closes with the rest unread,
-/// which resets the connection.
-fn rude_server(reads: usize, says: &'static str) -> SocketAddr {
+/// What a server does with a connection behind its reply, with most of the request unread.
+#[derive(Clone, Copy, Debug)]
+enum Then {
+    /// Closes it, which resets it.
+    Closes,
+    /// Nothing at all.
+    Sleeps,
+}
+
+/// A server that reads the head of each request and so many bytes behind it, and says this.
+fn rude_server(reads: usize, says: &'static str, then: Then) -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
     let address = listener.local_addr().expect("an address");
     thread::spawn(move || {
+        let mut asleep = Vec::new();
         for mut client in listener.incoming().map_while(Result::ok) {
             let mut head = Vec::new();
             while !head.ends_with(b"\r\n\r\n") {
@@ -327,21 +336,27 @@ fn rude_server(reads: usize, says: &'static str) -> SocketAddr {
             }
             client.read_exact(&mut vec![0; reads]).expect("a body");
             client.write_all(says.as_bytes()).expect("a reader");
+            match then {
+                Then::Closes => drop(client),
+                Then::Sleeps => asleep.push(client),
+            }
         }
     });
     address
 }
 
 #[test]
-fn an_early_refusal_is_heard_though_the_connection_is_reset() {
+fn an_early_refusal_is_heard_though_the_connection_is_reset_or_stuck() {
     let place = Place::new();
     place.files.file("a", 30 * MB);
     let text = "HTTP/1.1 507 Insufficient Storage\r\nContent-Type: text/plain\r\nContent-Length: 9\r\n\r\nDisk full";
-    let server = rude_server(100_000, text);
-    let expected = "a: 507 Insufficient Storage: Disk full\n";
-    assert_eq!(place.failed(&format!("PUT --no-tus a http://{server}/in"), 1), expected);
-    let expected = "-: 507 Insufficient Storage: Disk full\n";
-    assert_eq!(place.failed(&format!("PUT --no-tus --name b - http://{server}/in < a"), 1), expected);
+    for then in [Then::Closes, Then::Sleeps] {
+        let to = format!("http://{}/in", rude_server(100_000, text, then));
+        let expected = "507 Insufficient Storage: Disk full\n";
+        assert_eq!(place.failed(&format!("PUT --no-tus a {to}"), 1), format!("a: {expected}"), "{then:?}");
+        let stream = place.failed(&format!("PUT --no-tus --name b - {to} < a"), 1);
+        assert_eq!(stream, format!("-: {expected}"), "{then:?}");
+    }
 }
 
 #[test]
