@@ -90,7 +90,11 @@ struct UploadHandler(Rc<Inbox>);
 impl Handler for UploadHandler {
     fn call(&self, request: Request) -> Answer {
         let inbox = self.0.clone();
-        Answer::Later(Box::pin(async move { inbox.answer(request).await.unwrap_or_else(Response::from) }))
+        Answer::Later(Box::pin(async move {
+            let speaks_tus = inbox.config.resumable && tus::is_spoken(&request);
+            let response = inbox.answer(request, speaks_tus).await.unwrap_or_else(Response::from);
+            if speaks_tus { tus::spoken(response) } else { response }
+        }))
     }
 }
 
@@ -127,14 +131,13 @@ impl Inbox {
     }
 
     /// Each way of uploading has a future of its own size, so each is boxed.
-    async fn answer(self: &Rc<Self>, request: Request) -> Result<Response, Refusal> {
+    async fn answer(self: &Rc<Self>, request: Request, speaks_tus: bool) -> Result<Response, Refusal> {
         let place = self.place_of(&request)?;
-        let speaks_tus = self.config.resumable && tus::is_spoken(&request);
         match (request.method(), place) {
             (&Method::OPTIONS, place) => Ok(self.options(&place)),
-            (_, Place::Upload(id)) if speaks_tus => Ok(Box::pin(tus::resource(self, request, &id)).await),
+            (_, Place::Upload(id)) if speaks_tus => Box::pin(tus::resource(self, request, &id)).await,
             (_, Place::Upload(id)) => Box::pin(ietf::resource(self, request, &id)).await,
-            (&Method::POST, Place::Folder) if speaks_tus => Ok(Box::pin(tus::create(self, request)).await),
+            (&Method::POST, Place::Folder) if speaks_tus => Box::pin(tus::create(self, request)).await,
             (&Method::POST, Place::Folder) if is_form(&request) => Box::pin(form::post(self, request)).await,
             (&Method::POST, Place::Folder) => self.store(request, None).await,
             (&Method::PUT | &Method::POST, Place::File(target)) => self.store(request, Some(target)).await,

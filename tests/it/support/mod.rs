@@ -8,6 +8,7 @@ mod client;
 mod fixture;
 mod program;
 mod server;
+mod uploads;
 
 use std::thread;
 use std::time::{Duration, Instant};
@@ -18,6 +19,7 @@ pub use self::client::{Broken, Client, Reply};
 pub use self::fixture::{Fixture, byte_at, bytes_at, check_bytes};
 pub use self::program::{Process, installed, not_shown, output};
 pub use self::server::{Held, Launch, Server, sample};
+pub use self::uploads::{Uploads, digest_field, id_of, other_bytes_at};
 
 /// How long anything may take before the test fails. Generous, because the machine may be busy; nothing that works takes it.
 pub const PATIENCE: Duration = Duration::from_secs(10);

@@ -102,12 +102,8 @@ pub(in super::super) async fn resource(inbox: &Rc<Inbox>, request: Request, id: 
     match *request.method() {
         Method::HEAD => head(inbox, id).await,
         Method::PATCH => append(inbox, request, id).await,
-        Method::DELETE => {
-            Held::open(inbox, id).await?.terminate().await?;
-            Ok(Response::new(StatusCode::NO_CONTENT))
-        }
-        _ => Ok(Response::problem(StatusCode::METHOD_NOT_ALLOWED, "METHOD", "Use HEAD, PATCH or DELETE.")
-            .field("Allow", "HEAD, PATCH, DELETE, OPTIONS")),
+        Method::DELETE => super::terminate(inbox, id).await,
+        _ => Ok(super::use_another_method()),
     }
 }
 
