@@ -14,5 +14,7 @@ mod operations;
 mod paths;
 mod ranges;
 mod rates;
+mod resumable;
 mod support;
 mod tus;
+mod tus_clients;

@@ -152,6 +152,7 @@ impl Inbox {
 
     /// Stores a raw body, so that it can be resumed if the client asks for that.
     async fn store(self: &Rc<Self>, mut request: Request, target: Option<Target>) -> Result<Response, Refusal> {
+        raw::check_fields(&request)?;
         if self.config.resumable {
             match ietf::creation(self, &mut request) {
                 Ok(Some(creation)) => return Box::pin(ietf::create(self, request, creation, target)).await,

@@ -9,7 +9,7 @@ use http::{Method, StatusCode, Version};
 
 use super::super::place::Target;
 use super::super::refusal::Refusal;
-use super::super::{Inbox, route_of};
+use super::super::{Inbox, raw, route_of};
 use super::{Addition, Appended, Held, Wish};
 use crate::http::{BodyReader, Request, Response};
 use crate::proto::http1::encode::ResponseHead;
@@ -82,7 +82,8 @@ pub(in super::super) async fn create(
     creation: Creation,
     target: Option<Target>,
 ) -> Result<Response, Refusal> {
-    let wish = Wish { length: creation.length, target, file_name: None, metadata: None, concat: None };
+    let only_new = raw::wants_new(&request);
+    let wish = Wish { length: creation.length, target, only_new, file_name: None, metadata: None, concat: None };
     let held = Held::create(inbox, wish).await?;
     let route = route_of(&request).to_owned();
     let location = held.location(&route, request.query());

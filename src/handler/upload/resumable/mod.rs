@@ -36,7 +36,7 @@ use super::quota::Reservation;
 use super::refusal::Refusal;
 use super::reply::{Receipt, Stored};
 use super::sink::Sink;
-use super::{Inbox, hex};
+use super::{Inbox, hex, raw};
 use crate::config::{Names, OnConflict};
 use crate::http::{BodyReader, Chunk, Response};
 use crate::limits::Limits;
@@ -53,6 +53,8 @@ pub(super) struct Wish {
     pub length: Option<u64>,
     /// The place that the request's path names.
     pub target: Option<Target>,
+    /// See [`Record::only_new`].
+    pub only_new: bool,
     /// What the client calls the file.
     pub file_name: Option<String>,
     /// See [`Record::metadata`].
@@ -103,7 +105,7 @@ impl Held {
         let folder = Rc::new(inbox.open_folder().await?);
         let target = name.clone().map(|name| Target { directory: directory.clone(), name });
         if let Some(target) = &target {
-            inbox.check_free(&folder, target).await?;
+            inbox.check_free(&folder, target, wish.only_new).await?;
         }
         let in_store = |error| Refusal::failed("an upload can't be made", error);
         let store = Rc::new(open_store(&folder).await.map_err(in_store)?);
@@ -114,6 +116,7 @@ impl Held {
             length: wish.length,
             directory,
             name,
+            only_new: wish.only_new,
             file_name: wish.file_name,
             metadata: wish.metadata,
             concat: wish.concat,
@@ -375,11 +378,16 @@ impl Held {
         let hash = self.hash(&file).await?;
         let target = Target { directory: self.record.directory.clone(), name };
         let directory = target.open(&self.folder).await?;
-        let config = &self.inbox.config;
-        let replaced = self.inbox.replaces(&directory, &target.name).await?;
+        let only_new = self.record.only_new;
+        let on_conflict = self.inbox.on_conflict(only_new);
+        let replaced = self.inbox.replaces(&directory, &target.name, on_conflict).await?;
         let draft = Draft::kept(file);
-        let name = draft.place(&self.folder, &directory, &target.name, config.on_conflict, config.fsync).await;
-        let path = target.path_of(&name.map_err(failed)?);
+        let name = draft.place(&self.folder, &directory, &target.name, on_conflict, self.inbox.config.fsync).await;
+        let name = name.map_err(|error| match error.kind() {
+            io::ErrorKind::AlreadyExists if only_new => raw::not_new(),
+            _ => failed(error),
+        })?;
+        let path = target.path_of(&name);
         let sha256 = hash.map(|hash| hex(&hash.finalize()));
         self.record.stored = Some(Placed { path, sha256, media_type: media_type.to_owned() });
         self.save().await.map_err(failed)?;
@@ -451,7 +459,7 @@ impl Held {
         if let Some(placed) = self.record.stored.as_ref().filter(|_| self.inbox.config.delete) {
             let (directory, name) = placed.path.rsplit_once('/').unwrap_or(("", &placed.path));
             let target = Target { directory: directory.to_owned(), name: name.to_owned() };
-            match super::raw::delete(&self.inbox, &target).await {
+            match raw::delete(&self.inbox, &target).await {
                 Ok(_) => {}
                 Err(refusal) if refusal.is_missing() => {}
                 Err(refusal) => return Err(refusal),
@@ -503,16 +511,24 @@ impl Inbox {
     }
 
     /// Whether an upload of this name could be put in its place now, before its bytes are sent.
-    async fn check_free(&self, folder: &File, target: &Target) -> Result<(), Refusal> {
+    async fn check_free(&self, folder: &File, target: &Target, only_new: bool) -> Result<(), Refusal> {
         let directory = target.open(folder).await?;
-        let is_taken = super::raw::look_up(&directory, &target.name).await?.is_some();
-        if is_taken && self.config.on_conflict == OnConflict::Reject { Err(Refusal::taken()) } else { Ok(()) }
+        let is_taken = raw::look_up(&directory, &target.name).await?.is_some();
+        match self.on_conflict(only_new) {
+            OnConflict::Reject if is_taken && only_new => Err(raw::not_new()),
+            OnConflict::Reject if is_taken => Err(Refusal::taken()),
+            _ => Ok(()),
+        }
+    }
+
+    fn on_conflict(&self, only_new: bool) -> OnConflict {
+        if only_new { OnConflict::Reject } else { self.config.on_conflict }
     }
 
     /// The length of the file whose place another one will take.
-    async fn replaces(&self, directory: &File, name: &str) -> Result<Option<u64>, Refusal> {
-        match (&self.quota, self.config.on_conflict) {
-            (Some(_), OnConflict::Replace) => super::raw::look_up(directory, name).await,
+    async fn replaces(&self, directory: &File, name: &str, on_conflict: OnConflict) -> Result<Option<u64>, Refusal> {
+        match (&self.quota, on_conflict) {
+            (Some(_), OnConflict::Replace) => raw::look_up(directory, name).await,
             _ => Ok(None),
         }
     }

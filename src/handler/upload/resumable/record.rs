@@ -35,6 +35,9 @@ pub(in super::super) struct Record {
     pub directory: String,
     /// The name that the file gets, once it is decided.
     pub name: Option<String>,
+    /// Whether it may not take the place of another file, whatever the route does.
+    #[serde(default)]
+    pub only_new: bool,
     /// What the client calls it.
     pub file_name: Option<String>,
     /// What else the client says of it (tus).

@@ -99,7 +99,7 @@ pub(in super::super) async fn create(inbox: &Rc<Inbox>, mut request: Request) ->
     let metadata = creation.metadata;
     let file_name = metadata.get("filename").map(|name| String::from_utf8_lossy(name).into_owned());
     let text = Some(metadata.text().to_owned()).filter(|text| !text.is_empty());
-    let wish = Wish { length, target: None, file_name, metadata: text, concat };
+    let wish = Wish { length, target: None, only_new: false, file_name, metadata: text, concat };
     let held = Held::create(inbox, wish).await?;
 
     let route = route_of(&request).to_owned();
