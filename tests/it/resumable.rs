@@ -130,7 +130,7 @@ fn u5_an_upload_goes_on_with_appends() {
         let location = begin(&server, &format!("/up/{name}"), fields, &bytes_at(0, 100));
         let part = patch(&server, &location, 100, "?0", &bytes_at(100, 300)).expect(201);
         assert_eq!((part.field("Upload-Complete"), offset_of(&part)), (Some("?0"), 400));
-        assert_eq!(uploads.files().contains(&name.to_owned()), false);
+        assert!(!uploads.files().contains(&name.to_owned()));
         let whole = patch(&server, &location, 400, "?1", &bytes_at(400, 600)).expect(200);
         assert_eq!((whole.field("Upload-Complete"), offset_of(&whole)), (Some("?1"), 1000));
         assert_eq!(uploads.check_stored(&whole, 1000), name);
