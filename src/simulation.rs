@@ -19,6 +19,7 @@ mod guest;
 mod known;
 mod paced;
 mod reply;
+mod resumable;
 mod streams;
 mod uploads;
 

@@ -110,7 +110,9 @@ impl Handler for UploadHandler {
         let inbox = self.0.clone();
         Answer::Later(Box::pin(async move {
             let shared = inbox.cors.as_ref().map(|cors| cors.reply_fields(request.fields()));
-            let response = inbox.answer(request).await.unwrap_or_else(Response::from);
+            let speaks_tus = inbox.config.resumable && tus::is_spoken(&request);
+            let response = inbox.answer(request, speaks_tus).await.unwrap_or_else(Response::from);
+            let response = if speaks_tus { tus::spoken(response) } else { response };
             response.fields(shared.into_iter().flatten())
         }))
     }
@@ -161,14 +163,13 @@ impl Inbox {
     }
 
     /// Each way of uploading has a future of its own size, so each is boxed.
-    async fn answer(self: &Rc<Self>, request: Request) -> Result<Response, Refusal> {
+    async fn answer(self: &Rc<Self>, request: Request, speaks_tus: bool) -> Result<Response, Refusal> {
         let place = self.place_of(&request)?;
-        let speaks_tus = self.config.resumable && tus::is_spoken(&request);
         match (request.method(), place) {
             (&Method::OPTIONS, place) => Ok(self.options(&place)),
-            (_, Place::Upload(id)) if speaks_tus => Ok(Box::pin(tus::resource(self, request, &id)).await),
+            (_, Place::Upload(id)) if speaks_tus => Box::pin(tus::resource(self, request, &id)).await,
             (_, Place::Upload(id)) => Box::pin(ietf::resource(self, request, &id)).await,
-            (&Method::POST, Place::Folder) if speaks_tus => Ok(Box::pin(tus::create(self, request)).await),
+            (&Method::POST, Place::Folder) if speaks_tus => Box::pin(tus::create(self, request)).await,
             (&Method::POST, Place::Folder) if is_form(&request) => Box::pin(form::post(self, request)).await,
             (&Method::POST, Place::Folder) => self.store(request, None).await,
             (&Method::PUT | &Method::POST, Place::File(target)) => self.store(request, Some(target)).await,
@@ -183,6 +184,7 @@ impl Inbox {
 
     /// Stores a raw body, so that it can be resumed if the client asks for that.
     async fn store(self: &Rc<Self>, mut request: Request, target: Option<Target>) -> Result<Response, Refusal> {
+        raw::check_fields(&request)?;
         if self.config.resumable {
             match ietf::creation(self, &mut request) {
                 Ok(Some(creation)) => return Box::pin(ietf::create(self, request, creation, target)).await,

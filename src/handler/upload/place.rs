@@ -76,20 +76,22 @@ pub(super) struct Draft {
     pub file: Rc<File>,
     /// Its name in the store, if it had to have one.
     named: Option<(File, String)>,
+    /// Whether it may have its place already, given by a process that came to its end just then.
+    may_be_placed: bool,
 }
 
 impl Draft {
     /// A new file on the file system of `directory`; `folder` is the folder for uploads.
     pub async fn create(folder: &File, directory: &File) -> io::Result<Self> {
         match directory.create_unnamed().await {
-            Ok(file) => Ok(Draft { file: Rc::new(file), named: None }),
+            Ok(file) => Ok(Draft { file: Rc::new(file), named: None, may_be_placed: false }),
             // What file systems without it answer, and kernels that take the flag for O_DIRECTORY.
             Err(error) if matches!(error.raw_os_error(), Some(libc::EOPNOTSUPP | libc::EISDIR | libc::EINVAL)) => {
                 let (store, name) = (open_store(folder).await?, random_name()?);
                 // Whether or not someone waits for it: a file that has a name also has who takes that away.
                 let creation = Runtime::current().spawn(async move {
                     let file = Rc::new(store.create(name.as_bytes()).await?);
-                    Ok(Draft { file, named: Some((store, name)) })
+                    Ok(Draft { file, named: Some((store, name)), may_be_placed: false })
                 });
                 creation.lasting().await
             }
@@ -99,7 +101,7 @@ impl Draft {
 
     /// A file that has this name in the store already, and keeps it when it is dropped.
     pub fn kept(file: Rc<File>) -> Self {
-        Draft { file, named: None }
+        Draft { file, named: None, may_be_placed: true }
     }
 
     /// Gives the file its name in `directory`, synced as far as it is asked for, and returns the name.
@@ -129,7 +131,9 @@ impl Draft {
         on_conflict: OnConflict,
     ) -> io::Result<String> {
         match on_conflict {
-            OnConflict::Reject => self.file.link(directory, name.as_bytes()).await.map(|()| name.to_owned()),
+            OnConflict::Reject => self.link(directory, name).await.map(|()| name.to_owned()),
+            // Moving one of a file's names over another one does nothing (rename(2)).
+            OnConflict::Replace if self.may_be_placed && self.is_at(directory, name).await? => Ok(name.to_owned()),
             OnConflict::Replace => {
                 let (store, interim) = (open_store(folder).await?, random_name()?);
                 self.file.link(&store, interim.as_bytes()).await?;
@@ -142,7 +146,7 @@ impl Draft {
             OnConflict::Rename => {
                 let mut candidate = name.to_owned();
                 for n in 2.. {
-                    match self.file.link(directory, candidate.as_bytes()).await {
+                    match self.link(directory, &candidate).await {
                         Err(error) if error.kind() == io::ErrorKind::AlreadyExists && n <= MOST_NAMES => {
                             candidate = upload_name::numbered(name, n);
                         }
@@ -151,6 +155,26 @@ impl Draft {
                 }
                 Err(io::ErrorKind::AlreadyExists.into())
             }
+        }
+    }
+
+    /// Gives it this name, if nothing else has it.
+    async fn link(&self, directory: &File, name: &str) -> io::Result<()> {
+        match self.file.link(directory, name.as_bytes()).await {
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists && self.may_be_placed => {
+                if self.is_at(directory, name).await? { Ok(()) } else { Err(error) }
+            }
+            result => result,
+        }
+    }
+
+    /// Whether it has this name.
+    async fn is_at(&self, directory: &File, name: &str) -> io::Result<bool> {
+        let own = self.file.stat()?;
+        match directory.open_beneath(name.as_bytes()).await {
+            Ok(file) => file.stat().map(|there| (there.device, there.inode) == (own.device, own.inode)),
+            // What can't be opened as a file of ours is another.
+            Err(_) => Ok(false),
         }
     }
 }

@@ -23,10 +23,9 @@ pub(super) async fn store(
     mut request: Request,
     target: Option<Target>,
 ) -> Result<Response, Refusal> {
-    check_fields(&request)?;
     let length = request.body().remaining();
     let reservation = inbox.admit(length)?;
-    let only_new = request.fields().get("If-None-Match").is_some_and(|value| value.trim_ascii() == b"*");
+    let only_new = wants_new(&request);
     let on_conflict = if only_new { OnConflict::Reject } else { inbox.config.on_conflict };
     let folder = inbox.open_folder().await?;
     let directory = match &target {
@@ -127,8 +126,13 @@ async fn receive(
     Ok((sink, reservation))
 }
 
+/// Whether no file may be replaced, whatever the route does (RFC 9110 §13.1.2).
+pub(super) fn wants_new(request: &Request) -> bool {
+    request.fields().get("If-None-Match").is_some_and(|value| value.trim_ascii() == b"*")
+}
+
 /// What a body that is stored as it is may not say of itself.
-fn check_fields(request: &Request) -> Result<(), Refusal> {
+pub(super) fn check_fields(request: &Request) -> Result<(), Refusal> {
     let fields = request.fields();
     // RFC 9110 §14.5: a part of a file is not the file.
     if fields.contains("Content-Range") {
@@ -157,6 +161,7 @@ pub(super) async fn look_up(directory: &File, name: &str) -> Result<Option<u64>,
     }
 }
 
-fn not_new() -> Refusal {
+/// See [`wants_new`].
+pub(super) fn not_new() -> Refusal {
     Refusal::new(StatusCode::PRECONDITION_FAILED, "NAME_TAKEN", "There is a file of this name already.")
 }

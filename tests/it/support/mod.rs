@@ -11,6 +11,7 @@ mod random;
 mod run;
 mod server;
 mod upload;
+mod uploads;
 
 use std::thread;
 use std::time::{Duration, Instant};
@@ -24,6 +25,7 @@ pub use self::random::Random;
 pub use self::run::{CLIENT_PATIENCE, Run, logged, url};
 pub use self::server::{Held, Launch, Server, sample};
 pub use self::upload::{Form, Framing, check_stored, names_in, upload_routes};
+pub use self::uploads::{Uploads, digest_field, id_of, other_bytes_at};
 
 /// How long anything may take before the test fails. Generous, because the machine may be busy; nothing that works takes it.
 pub const PATIENCE: Duration = Duration::from_secs(10);

@@ -9,7 +9,7 @@ use http::{Method, StatusCode, Version};
 
 use super::super::place::Target;
 use super::super::refusal::Refusal;
-use super::super::{Inbox, route_of};
+use super::super::{Inbox, raw, route_of};
 use super::{Addition, Appended, Held, Wish};
 use crate::http::{BodyReader, Request, Response};
 use crate::proto::http1::encode::ResponseHead;
@@ -82,7 +82,8 @@ pub(in super::super) async fn create(
     creation: Creation,
     target: Option<Target>,
 ) -> Result<Response, Refusal> {
-    let wish = Wish { length: creation.length, target, file_name: None, metadata: None, concat: None };
+    let only_new = raw::wants_new(&request);
+    let wish = Wish { length: creation.length, target, only_new, file_name: None, metadata: None, concat: None };
     let held = Held::create(inbox, wish).await?;
     let route = route_of(&request).to_owned();
     let location = held.location(&route, request.query());
@@ -102,12 +103,8 @@ pub(in super::super) async fn resource(inbox: &Rc<Inbox>, request: Request, id: 
     match *request.method() {
         Method::HEAD => head(inbox, id).await,
         Method::PATCH => append(inbox, request, id).await,
-        Method::DELETE => {
-            Held::open(inbox, id).await?.terminate().await?;
-            Ok(Response::new(StatusCode::NO_CONTENT))
-        }
-        _ => Ok(Response::problem(StatusCode::METHOD_NOT_ALLOWED, "METHOD", "Use HEAD, PATCH or DELETE.")
-            .field("Allow", "HEAD, PATCH, DELETE, OPTIONS")),
+        Method::DELETE => super::terminate(inbox, id).await,
+        _ => Ok(super::use_another_method()),
     }
 }
 

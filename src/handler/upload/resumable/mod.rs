@@ -16,6 +16,7 @@ pub(super) mod sweep;
 pub(super) mod tus;
 
 use std::io;
+use std::pin::pin;
 use std::rc::Rc;
 use std::task::Poll;
 use std::time::Duration;
@@ -29,14 +30,15 @@ use sha2::{Digest, Sha256};
 
 use self::locks::Lock;
 use self::record::{Placed, Record, record_name};
+use super::intake::Intake;
 use super::place::{Draft, STORE, Target, open_store, random_name};
 use super::quota::Reservation;
 use super::refusal::Refusal;
 use super::reply::{Receipt, Stored};
 use super::sink::Sink;
-use super::{Inbox, hex};
+use super::{Inbox, hex, raw};
 use crate::config::{Names, OnConflict};
-use crate::http::{BodyReader, Chunk};
+use crate::http::{BodyReader, Chunk, Response};
 use crate::limits::Limits;
 use crate::proto::http1::encode::{ResponseHead, http_date};
 use crate::proto::media_type::{self, SNIFF_LEN};
@@ -51,6 +53,8 @@ pub(super) struct Wish {
     pub length: Option<u64>,
     /// The place that the request's path names.
     pub target: Option<Target>,
+    /// See [`Record::only_new`].
+    pub only_new: bool,
     /// What the client calls the file.
     pub file_name: Option<String>,
     /// See [`Record::metadata`].
@@ -68,6 +72,8 @@ pub(super) struct Held {
     /// Its bytes; once the file is in its place there are none in the store.
     file: Option<Rc<File>>,
     record: Record,
+    /// When it was last gone on with, since 1970.
+    changed: Duration,
     lock: Lock,
 }
 
@@ -94,10 +100,12 @@ impl Held {
     /// A new upload.
     pub async fn create(inbox: &Rc<Inbox>, wish: Wish) -> Result<Self, Refusal> {
         let (directory, name) = inbox.decide_place(&wish)?;
+        // The room is taken by the bytes that come.
+        drop(inbox.admit(wish.length)?);
         let folder = Rc::new(inbox.open_folder().await?);
         let target = name.clone().map(|name| Target { directory: directory.clone(), name });
         if let Some(target) = &target {
-            inbox.check_free(&folder, target).await?;
+            inbox.check_free(&folder, target, wish.only_new).await?;
         }
         let in_store = |error| Refusal::failed("an upload can't be made", error);
         let store = Rc::new(open_store(&folder).await.map_err(in_store)?);
@@ -108,13 +116,15 @@ impl Held {
             length: wish.length,
             directory,
             name,
+            only_new: wish.only_new,
             file_name: wish.file_name,
             metadata: wish.metadata,
             concat: wish.concat,
             ..Record::default()
         };
         record.advance(0, inbox.config.sha256.then(Sha256::new).as_ref());
-        let held = Held { inbox: inbox.clone(), id, folder, store, file: Some(file), record, lock };
+        let changed = since_1970(inbox);
+        let mut held = Held { inbox: inbox.clone(), id, folder, store, file: Some(file), record, changed, lock };
         let begun = match held.file.as_ref().map_or(Ok(()), |file| file.try_lock()) {
             Ok(()) => held.save().await,
             Err(error) => Err(error),
@@ -122,7 +132,7 @@ impl Held {
         match begun {
             Ok(()) => Ok(held),
             Err(error) => {
-                held.forget();
+                held.discard().await;
                 Err(in_store(error))
             }
         }
@@ -131,6 +141,13 @@ impl Held {
     /// The upload with this number, as soon as whoever has it has let go. One that became whole just before a crash is put in
     /// its place.
     pub async fn open(inbox: &Rc<Inbox>, id: &str) -> Result<Self, Refusal> {
+        let mut held = Held::open_as_it_is(inbox, id).await?;
+        held.finish_if_whole().await?;
+        Ok(held)
+    }
+
+    /// As [`Held::open`], also of an upload that can't be put in its place.
+    pub async fn open_as_it_is(inbox: &Rc<Inbox>, id: &str) -> Result<Self, Refusal> {
         if !is_id(id) {
             return Err(no_upload());
         }
@@ -144,18 +161,21 @@ impl Held {
             _ => Refusal::failed("an upload can't be opened", error),
         };
         let store = Rc::new(folder.open_beneath(STORE.as_bytes()).await.map_err(missing)?);
-        let record = Record::load(&inbox.worker, &store, id).await.map_err(missing)?;
+        let (record, written_ns) = Record::load(&inbox.worker, &store, id).await.map_err(missing)?;
         let file = match &record.stored {
             Some(_) => None,
             None => {
                 let file = store.open_writable(id.as_bytes()).await.map_err(missing)?;
                 lock_file(&file, &timer).await.map_err(missing)?;
+                if file.stat().map_err(missing)?.len < record.offset {
+                    let lost = io::Error::new(io::ErrorKind::InvalidData, "bytes that were written are not there");
+                    return Err(missing(lost));
+                }
                 Some(Rc::new(file))
             }
         };
-        let mut held = Held { inbox: inbox.clone(), id: id.to_owned(), folder, store, file, record, lock };
-        held.finish_if_whole().await?;
-        Ok(held)
+        let changed = Duration::from_nanos(u64::try_from(written_ns).unwrap_or(0));
+        Ok(Held { inbox: inbox.clone(), id: id.to_owned(), folder, store, file, record, changed, lock })
     }
 
     /// What is known of it.
@@ -176,8 +196,7 @@ impl Held {
 
     /// When it is swept unless it is gone on with.
     pub fn expires(&self) -> [u8; 29] {
-        let now = self.inbox.worker.wall_clock().duration_since(std::time::UNIX_EPOCH).unwrap_or(Duration::ZERO);
-        http_date((now + self.inbox.config.resumable_expiry).as_secs())
+        http_date((self.changed + self.inbox.config.resumable_expiry).as_secs())
     }
 
     /// What the reply to whom an upload became whole says of the file.
@@ -223,8 +242,14 @@ impl Held {
     }
 
     /// Receives until the body's end, and keeps what came even if that is not reached.
-    async fn receive(&mut self, addition: Addition) -> Result<(), Refusal> {
-        let Some(file) = self.file.clone() else { return Ok(()) };
+    async fn receive(&mut self, mut addition: Addition) -> Result<(), Refusal> {
+        let Some(file) = self.file.clone() else {
+            // It is a file already, and takes no bytes.
+            return match addition.body.next().await {
+                Some(Ok(_)) => Err(Refusal::too_large(self.record.offset)),
+                _ => Ok(()),
+            };
+        };
         let most = self.record.length.unwrap_or(self.inbox.config.file_len) - self.record.offset;
         let announced = addition.body.remaining();
         if announced.is_some_and(|announced| announced > most) {
@@ -263,12 +288,7 @@ impl Held {
         let mut body = body.in_large_pieces();
         let mut intake = self.inbox.intake();
         loop {
-            let piece = intake.next(Some(&mut stream.sink), |cx| match self.lock.poll_asked_to_stop(cx) {
-                Poll::Ready(()) => Poll::Ready(Some(Err(taken_over()))),
-                Poll::Pending => body.poll_next_unpin(cx).map_err(|error| Refusal::broken(&error)),
-            });
-            let Some(piece) = piece.await.map_err(failed_to_write)? else { return Ok(()) };
-            let piece = piece?;
+            let Some(piece) = self.next_piece(stream, &mut intake, &mut body).await? else { return Ok(()) };
             intake.count(piece.len());
             stream.take(piece)?;
             if stream.check.is_none() && stream.sink.len() - self.record.offset >= Limits::UPLOAD_CHECKPOINT {
@@ -278,6 +298,22 @@ impl Held {
                 }
             }
         }
+    }
+
+    /// What comes next of the body, unless the upload is to be given up.
+    async fn next_piece(
+        &self,
+        stream: &mut Stream,
+        intake: &mut Intake,
+        body: &mut BodyReader,
+    ) -> Result<Option<Chunk>, Refusal> {
+        let mut next = pin!(intake.next(Some(&mut stream.sink), |cx| body.poll_next_unpin(cx)));
+        // Asked for first: neither a disk nor a rate may hold up the client that comes back.
+        let piece = std::future::poll_fn(|cx| match self.lock.poll_asked_to_stop(cx) {
+            Poll::Ready(()) => Poll::Ready(Err(taken_over())),
+            Poll::Pending => next.as_mut().poll(cx).map_err(failed_to_write),
+        });
+        piece.await?.transpose().map_err(|error| Refusal::broken(&error))
     }
 
     /// Keeps what came, unless it is not what it had to be.
@@ -320,7 +356,7 @@ impl Held {
         let failed = |error| Refusal::failed("an upload can't be put in its place", error);
         let media_type = self.sniff(&file).await.map_err(failed)?;
         if let Err(refusal) = self.inbox.check_type(media_type) {
-            self.forget();
+            self.discard().await;
             return Err(refusal);
         }
         // What is not known to be behind the end would become part of the file.
@@ -340,11 +376,16 @@ impl Held {
         let hash = self.hash(&file).await?;
         let target = Target { directory: self.record.directory.clone(), name };
         let directory = target.open(&self.folder).await?;
-        let config = &self.inbox.config;
-        let replaced = self.inbox.replaces(&directory, &target.name).await?;
+        let only_new = self.record.only_new;
+        let on_conflict = self.inbox.on_conflict(only_new);
+        let replaced = self.inbox.replaces(&directory, &target.name, on_conflict).await?;
         let draft = Draft::kept(file);
-        let name = draft.place(&self.folder, &directory, &target.name, config.on_conflict, config.fsync).await;
-        let path = target.path_of(&name.map_err(failed)?);
+        let name = draft.place(&self.folder, &directory, &target.name, on_conflict, self.inbox.config.fsync).await;
+        let name = name.map_err(|error| match error.kind() {
+            io::ErrorKind::AlreadyExists if only_new => raw::not_new(),
+            _ => failed(error),
+        })?;
+        let path = target.path_of(&name);
         let sha256 = hash.map(|hash| hex(&hash.finalize()));
         self.record.stored = Some(Placed { path, sha256, media_type: media_type.to_owned() });
         self.save().await.map_err(failed)?;
@@ -386,7 +427,11 @@ impl Held {
             let copied = self.copy(parts).await;
             match copied {
                 Ok(()) => (self, Appended::Whole),
-                Err(refusal) => (self, Appended::Broken(refusal)),
+                Err(refusal) => {
+                    // It takes no bytes from anybody else.
+                    self.discard().await;
+                    (self, Appended::Broken(refusal))
+                }
             }
         };
         runtime.spawn(copying).lasting().await
@@ -412,7 +457,7 @@ impl Held {
         if let Some(placed) = self.record.stored.as_ref().filter(|_| self.inbox.config.delete) {
             let (directory, name) = placed.path.rsplit_once('/').unwrap_or(("", &placed.path));
             let target = Target { directory: directory.to_owned(), name: name.to_owned() };
-            match super::raw::delete(&self.inbox, &target).await {
+            match raw::delete(&self.inbox, &target).await {
                 Ok(_) => {}
                 Err(refusal) if refusal.is_missing() => {}
                 Err(refusal) => return Err(refusal),
@@ -432,16 +477,17 @@ impl Held {
         Ok(())
     }
 
-    /// Takes an upload away that can't become anything.
-    fn forget(&self) {
-        self.store.forget(record_name(&self.id).as_bytes());
-        self.store.forget(self.id.as_bytes());
+    /// Takes an upload away that can't become anything. What can't be taken away is swept.
+    async fn discard(&self) {
+        let _ = self.store.unlink(record_name(&self.id).as_bytes()).await;
+        let _ = self.store.unlink(self.id.as_bytes()).await;
         if let Some(quota) = &self.inbox.quota {
             quota.deleted(self.record.offset);
         }
     }
 
-    async fn save(&self) -> io::Result<()> {
+    async fn save(&mut self) -> io::Result<()> {
+        self.changed = since_1970(&self.inbox);
         self.record.save(&self.store, &self.id, self.inbox.config.fsync).await
     }
 }
@@ -463,16 +509,24 @@ impl Inbox {
     }
 
     /// Whether an upload of this name could be put in its place now, before its bytes are sent.
-    async fn check_free(&self, folder: &File, target: &Target) -> Result<(), Refusal> {
+    async fn check_free(&self, folder: &File, target: &Target, only_new: bool) -> Result<(), Refusal> {
         let directory = target.open(folder).await?;
-        let is_taken = super::raw::look_up(&directory, &target.name).await?.is_some();
-        if is_taken && self.config.on_conflict == OnConflict::Reject { Err(Refusal::taken()) } else { Ok(()) }
+        let is_taken = raw::look_up(&directory, &target.name).await?.is_some();
+        match self.on_conflict(only_new) {
+            OnConflict::Reject if is_taken && only_new => Err(raw::not_new()),
+            OnConflict::Reject if is_taken => Err(Refusal::taken()),
+            _ => Ok(()),
+        }
+    }
+
+    fn on_conflict(&self, only_new: bool) -> OnConflict {
+        if only_new { OnConflict::Reject } else { self.config.on_conflict }
     }
 
     /// The length of the file whose place another one will take.
-    async fn replaces(&self, directory: &File, name: &str) -> Result<Option<u64>, Refusal> {
-        match (&self.quota, self.config.on_conflict) {
-            (Some(_), OnConflict::Replace) => super::raw::look_up(directory, name).await,
+    async fn replaces(&self, directory: &File, name: &str, on_conflict: OnConflict) -> Result<Option<u64>, Refusal> {
+        match (&self.quota, on_conflict) {
+            (Some(_), OnConflict::Replace) => raw::look_up(directory, name).await,
             _ => Ok(None),
         }
     }
@@ -508,6 +562,7 @@ impl Stream {
 }
 
 /// The bytes of an upload, a buffer at a time.
+#[derive(Clone)]
 pub(super) struct Pieces {
     file: Rc<File>,
     at: u64,
@@ -577,6 +632,10 @@ impl Check {
     }
 }
 
+fn since_1970(inbox: &Inbox) -> Duration {
+    inbox.worker.wall_clock().duration_since(std::time::UNIX_EPOCH).unwrap_or(Duration::ZERO)
+}
+
 /// As [`random_name`] makes them: nothing else leads into the store.
 fn is_id(text: &str) -> bool {
     text.len() == 32 && text.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'))
@@ -594,6 +653,18 @@ async fn lock_file(file: &File, until: &Timer) -> io::Result<()> {
             result => return result,
         }
     }
+}
+
+/// Answers a DELETE.
+async fn terminate(inbox: &Rc<Inbox>, id: &str) -> Result<Response, Refusal> {
+    Held::open_as_it_is(inbox, id).await?.terminate().await?;
+    Ok(Response::new(StatusCode::NO_CONTENT))
+}
+
+/// Answers any other method.
+fn use_another_method() -> Response {
+    Response::problem(StatusCode::METHOD_NOT_ALLOWED, "METHOD", "Use HEAD, PATCH or DELETE.")
+        .field("Allow", "HEAD, PATCH, DELETE, OPTIONS")
 }
 
 fn unhex(text: &str) -> Option<Vec<u8>> {

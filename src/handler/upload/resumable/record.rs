@@ -35,6 +35,9 @@ pub(in super::super) struct Record {
     pub directory: String,
     /// The name that the file gets, once it is decided.
     pub name: Option<String>,
+    /// Whether it may not take the place of another file, whatever the route does.
+    #[serde(default)]
+    pub only_new: bool,
     /// What the client calls it.
     pub file_name: Option<String>,
     /// What else the client says of it (tus).
@@ -79,11 +82,11 @@ impl Record {
         self.digest = hash.map(|hash| STANDARD.encode(hash.serialize()));
     }
 
-    /// Reads the record of an upload.
+    /// Reads the record of an upload, and when it was written, in nanoseconds since 1970.
     ///
     /// # Errors
-    /// `NotFound` when there is none; `InvalidData` when it can't be read.
-    pub async fn load(worker: &Worker, store: &File, id: &str) -> io::Result<Self> {
+    /// `NotFound` when there is none; `InvalidData` or `UnexpectedEof` when it means nothing.
+    pub async fn load(worker: &Worker, store: &File, id: &str) -> io::Result<(Self, i64)> {
         let file = store.open_beneath(record_name(id).as_bytes()).await?;
         let mut text = Vec::new();
         loop {
@@ -97,7 +100,11 @@ impl Record {
             }
             text.extend_from_slice(&buf);
         }
-        Ok(serde_json::from_slice(&text)?)
+        let record: Record = serde_json::from_slice(&text)?;
+        if record.length.is_some_and(|length| length < record.offset) {
+            return Err(io::Error::new(io::ErrorKind::InvalidData, "its offset is behind its end"));
+        }
+        Ok((record, file.stat()?.modified_ns))
     }
 
     /// Writes the record of an upload, in place of the one that is there.

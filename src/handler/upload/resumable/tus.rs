@@ -1,6 +1,6 @@
 //! tus 1.0 (<https://tus.io/protocols/resumable-upload>) with its extensions (U4): what a request asks for, and what is said of it.
 //!
-//! Every reply carries Tus-Resumable, refusals too.
+//! Every reply carries Tus-Resumable, refusals too: [`spoken`].
 
 use std::rc::Rc;
 
@@ -17,44 +17,39 @@ use crate::proto::tus::{
 /// Whether the request speaks tus, in whichever version.
 pub(in super::super) fn is_spoken(request: &Request) -> bool {
     let fields = request.fields();
+    if *request.method() == Method::OPTIONS {
+        // The one request in which the field means nothing.
+        return false;
+    }
     let is_append = *request.method() == Method::PATCH && tus::check_content_type(fields).is_ok();
     fields.contains("Tus-Resumable") || is_append
 }
 
 /// What OPTIONS tells about the protocol.
 pub(in super::super) fn announce(inbox: &Inbox, response: Response) -> Response {
-    response
-        .field("Tus-Resumable", VERSION)
+    spoken(response)
         .field("Tus-Version", VERSION)
         .field("Tus-Extension", EXTENSIONS)
         .field("Tus-Checksum-Algorithm", CHECKSUM_ALGORITHMS)
         .field("Tus-Max-Size", inbox.config.file_len.to_string())
 }
 
-/// Answers a POST that creates an upload.
-pub(in super::super) async fn create(inbox: &Rc<Inbox>, request: Request) -> Response {
-    spoken(create_upload(inbox, request).await)
-}
-
 /// Answers what is asked of an upload.
-pub(in super::super) async fn resource(inbox: &Rc<Inbox>, request: Request, id: &str) -> Response {
+pub(in super::super) async fn resource(inbox: &Rc<Inbox>, request: Request, id: &str) -> Result<Response, Refusal> {
     let method = tus::overriding_method(request.method(), request.fields());
     let method = method.as_ref().unwrap_or(request.method()).clone();
-    let answer = match tus::check_version(request.fields()) {
-        Err(refusal) => Err(refusal.into()),
-        Ok(()) => match method {
-            Method::HEAD => head(inbox, &request, id).await,
-            Method::PATCH => append(inbox, request, id).await,
-            Method::DELETE => terminate(inbox, id).await,
-            _ => Ok(Response::problem(StatusCode::METHOD_NOT_ALLOWED, "METHOD", "Use HEAD, PATCH or DELETE.")
-                .field("Allow", "HEAD, PATCH, DELETE, OPTIONS")),
-        },
-    };
-    spoken(answer)
+    tus::check_version(request.fields())?;
+    match method {
+        Method::HEAD => head(inbox, &request, id).await,
+        Method::PATCH => append(inbox, request, id).await,
+        Method::DELETE => super::terminate(inbox, id).await,
+        _ => Ok(super::use_another_method()),
+    }
 }
 
-fn spoken(answer: Result<Response, Refusal>) -> Response {
-    answer.unwrap_or_else(Response::from).field("Tus-Resumable", VERSION)
+/// Any reply to a request of tus.
+pub(in super::super) fn spoken(response: Response) -> Response {
+    response.field("Tus-Resumable", VERSION)
 }
 
 impl From<tus::Refusal> for Refusal {
@@ -64,7 +59,8 @@ impl From<tus::Refusal> for Refusal {
     }
 }
 
-async fn create_upload(inbox: &Rc<Inbox>, mut request: Request) -> Result<Response, Refusal> {
+/// Answers a POST that creates an upload.
+pub(in super::super) async fn create(inbox: &Rc<Inbox>, mut request: Request) -> Result<Response, Refusal> {
     tus::check_version(request.fields())?;
     let creation = Creation::parse(request.fields(), inbox.config.file_len)?;
     let brings_bytes = request.body().remaining() != Some(0);
@@ -74,11 +70,16 @@ async fn create_upload(inbox: &Rc<Inbox>, mut request: Request) -> Result<Respon
     } else {
         None
     };
-    let mut parts = Vec::new();
+    let mut parts: Vec<Pieces> = Vec::new();
     let length = match (&creation.length, &creation.concat) {
         (UploadLength::OfParts, Concat::Final(urls)) => {
-            for url in urls {
-                parts.push(Pieces::of_partial(inbox, id_of(url)).await?);
+            for (number, url) in urls.iter().enumerate() {
+                // One that is there already is held here: it can't be opened again.
+                let part = match urls[..number].iter().position(|earlier| id_of(earlier) == id_of(url)) {
+                    Some(earlier) => parts[earlier].clone(),
+                    None => Pieces::of_partial(inbox, id_of(url)).await?,
+                };
+                parts.push(part);
             }
             let length = parts.iter().fold(0, |sum: u64, part| sum.saturating_add(part.len()));
             if length > inbox.config.file_len {
@@ -98,7 +99,7 @@ async fn create_upload(inbox: &Rc<Inbox>, mut request: Request) -> Result<Respon
     let metadata = creation.metadata;
     let file_name = metadata.get("filename").map(|name| String::from_utf8_lossy(name).into_owned());
     let text = Some(metadata.text().to_owned()).filter(|text| !text.is_empty());
-    let wish = Wish { length, target: None, file_name, metadata: text, concat };
+    let wish = Wish { length, target: None, only_new: false, file_name, metadata: text, concat };
     let held = Held::create(inbox, wish).await?;
 
     let route = route_of(&request).to_owned();
@@ -174,11 +175,6 @@ async fn append(inbox: &Rc<Inbox>, request: Request, id: &str) -> Result<Respons
     }
     held.describe(response.head_mut(), &route);
     Ok(response)
-}
-
-async fn terminate(inbox: &Rc<Inbox>, id: &str) -> Result<Response, Refusal> {
-    Held::open(inbox, id).await?.terminate().await?;
-    Ok(Response::new(StatusCode::NO_CONTENT))
 }
 
 /// The number of the upload that a URL names.
