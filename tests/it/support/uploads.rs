@@ -8,7 +8,7 @@ use base64::engine::general_purpose::STANDARD;
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 
-use super::{Fixture, Held, Launch, PATIENCE, Reply, Server, byte_at, eventually};
+use super::{Fixture, Launch, Reply, Server, byte_at};
 
 /// A folder for uploads, which outlives the servers in front of it.
 pub struct Uploads(Fixture);
@@ -74,13 +74,6 @@ impl Uploads {
     /// The file in which it is written down.
     pub fn record_path(&self, location: &str) -> PathBuf {
         self.part(location).with_extension("json")
-    }
-
-    /// Waits until the server holds nothing but the task that sweeps.
-    #[track_caller]
-    pub fn expect_rest(&self, server: &Server) {
-        let rest = Held { tasks: 1, ..Held::default() };
-        eventually(PATIENCE, || server.held() == rest);
     }
 
     /// Fails the test unless the reply tells where a file of the rule's first `len` bytes lies, with its digest, and it does.
