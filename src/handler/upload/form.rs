@@ -9,11 +9,12 @@ use http::StatusCode;
 
 use super::place::{Draft, Target};
 use super::quota::Reservation;
+use super::raw::look_up;
 use super::refusal::Refusal;
 use super::reply::{Receipt, Stored, TextField};
 use super::sink::Sink;
 use super::{Inbox, route_of};
-use crate::config::Names;
+use crate::config::{Names, OnConflict};
 use crate::http::{Chunk, FormEvent, PartHead, Request, Response, Share};
 use crate::limits::Limits;
 use crate::proto::http1::encode::ResponseHead;
@@ -187,29 +188,44 @@ impl Reception {
         Ok(())
     }
 
-    /// Gives every file its name, or none of them.
+    /// Gives every file its name, or none of them; only what took the place of an older file stays, because that is gone.
     async fn commit(self, route: String) -> Result<(Receipt, Share), Refusal> {
         let Reception { inbox, folder, reservation, share, files, fields, .. } = self;
+        if inbox.config.on_conflict == OnConflict::Replace {
+            // What can't be replaced is refused before anything is.
+            for file in &files {
+                look_up(&folder, &file.target.name).await?;
+            }
+        }
         let mut stored: Vec<Stored> = Vec::with_capacity(files.len());
+        let (mut new, mut all_replaced) = (Vec::new(), None);
         for file in files {
             let Received { field, file_name, target, draft, size, media_type, sha256 } = file;
             let config = &inbox.config;
+            let replaced = match config.on_conflict {
+                OnConflict::Replace => look_up(&folder, &target.name).await.unwrap_or_default(),
+                OnConflict::Reject | OnConflict::Rename => None,
+            };
             match draft.place(&folder, &folder, &target.name, config.on_conflict, config.fsync).await {
                 Ok(name) => {
+                    match replaced {
+                        Some(replaced) => *all_replaced.get_or_insert(0) += replaced,
+                        None => new.push(name.clone()),
+                    }
                     let url = inbox.url_of(&route, &name);
                     let (field, file_name, media_type) = (Some(field), Some(file_name), media_type.into());
                     stored.push(Stored { field, name, url, size, media_type, sha256, file_name });
                 }
                 Err(error) => {
-                    for placed in &stored {
+                    for name in &new {
                         // Best effort: the reply says what went wrong first.
-                        let _ = folder.unlink(placed.name.as_bytes()).await;
+                        let _ = folder.unlink(name.as_bytes()).await;
                     }
                     return Err(Refusal::failed("a file can't be put in its place", error));
                 }
             }
         }
-        inbox.keep(reservation, stored.iter().map(|file| file.size).sum(), None);
+        inbox.keep(reservation, stored.iter().map(|file| file.size).sum(), all_replaced);
         Ok((Receipt { files: stored, fields }, share))
     }
 }

@@ -74,26 +74,29 @@ pub(super) struct Draft {
     pub file: Rc<File>,
     /// Its name in the store, if it had to have one.
     named: Option<(File, String)>,
+    /// Whether an earlier attempt, which nobody noted, may have put it in its place.
+    may_be_there: bool,
 }
 
 impl Draft {
     /// A new file on the file system of `directory`; `folder` is the folder for uploads.
     pub async fn create(folder: &File, directory: &File) -> io::Result<Self> {
         match directory.create_unnamed().await {
-            Ok(file) => Ok(Draft { file: Rc::new(file), named: None }),
+            Ok(file) => Ok(Draft { file: Rc::new(file), named: None, may_be_there: false }),
             // What file systems without it answer, and kernels that take the flag for O_DIRECTORY.
             Err(error) if matches!(error.raw_os_error(), Some(libc::EOPNOTSUPP | libc::EISDIR | libc::EINVAL)) => {
                 let (store, name) = (open_store(folder).await?, random_name()?);
                 let file = Rc::new(store.create(name.as_bytes()).await?);
-                Ok(Draft { file, named: Some((store, name)) })
+                Ok(Draft { file, named: Some((store, name)), may_be_there: false })
             }
             Err(error) => Err(error),
         }
     }
 
-    /// A file that has this name in the store already, and keeps it when it is dropped.
+    /// A file that has a name in the store already, and keeps it when it is dropped. If the attempt to put it in its place was cut
+    /// off just behind the link, that link is taken for it.
     pub fn kept(file: Rc<File>) -> Self {
-        Draft { file, named: None }
+        Draft { file, named: None, may_be_there: true }
     }
 
     /// Gives the file its name in `directory`, synced as far as it is asked for, and returns the name.
@@ -123,12 +126,13 @@ impl Draft {
         on_conflict: OnConflict,
     ) -> io::Result<String> {
         match on_conflict {
-            OnConflict::Reject => self.file.link(directory, name.as_bytes()).await.map(|()| name.to_owned()),
+            OnConflict::Reject => self.link(directory, name).await.map(|()| name.to_owned()),
             OnConflict::Replace => {
                 let (store, interim) = (open_store(folder).await?, random_name()?);
                 self.file.link(&store, interim.as_bytes()).await?;
                 let moved = store.rename(interim.as_bytes(), directory, name.as_bytes(), Taken::Replace).await;
-                if moved.is_err() {
+                if moved.is_err() || self.may_be_there {
+                    // Over a name of the same file nothing is moved (rename(2)).
                     store.forget(interim.as_bytes());
                 }
                 moved.map(|()| name.to_owned())
@@ -136,7 +140,7 @@ impl Draft {
             OnConflict::Rename => {
                 let mut candidate = name.to_owned();
                 for n in 2.. {
-                    match self.file.link(directory, candidate.as_bytes()).await {
+                    match self.link(directory, &candidate).await {
                         Err(error) if error.kind() == io::ErrorKind::AlreadyExists && n <= MOST_NAMES => {
                             candidate = upload_name::numbered(name, n);
                         }
@@ -145,6 +149,21 @@ impl Draft {
                 }
                 Err(io::ErrorKind::AlreadyExists.into())
             }
+        }
+    }
+}
+
+impl Draft {
+    /// Gives the file a name that is free, or its own already.
+    async fn link(&self, directory: &File, name: &str) -> io::Result<()> {
+        match self.file.link(directory, name.as_bytes()).await {
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists && self.may_be_there => {
+                let there = directory.open_beneath(name.as_bytes()).await.and_then(|there| there.stat());
+                let own = self.file.stat()?;
+                let is_own = there.is_ok_and(|there| (there.device, there.inode) == (own.device, own.inode));
+                if is_own { Ok(()) } else { Err(error) }
+            }
+            result => result,
         }
     }
 }
@@ -180,4 +199,37 @@ pub(super) fn random() -> io::Result<[u8; 16]> {
     let mut random = [0_u8; 16];
     getrandom::fill(&mut random).map_err(io::Error::other)?;
     Ok(random)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::driver::sim::{Faults, World, explore};
+    use crate::rt::fs::tests::run;
+
+    /// Promise 4: a process that was killed between the link and what is written down of it leaves one file, which the next attempt
+    /// finds; another's file is never taken for it.
+    #[test]
+    fn promise4_an_upload_that_was_linked_before_a_crash_is_not_stored_twice() {
+        explore(Faults::SLOW, |world: &Rc<World>| {
+            run(world, async |_, root| {
+                let file = Rc::new(root.create(b"upload").await.unwrap());
+                root.create(b"taken").await.unwrap();
+                let place = async |draft: Draft, name, on_conflict| {
+                    draft.place(&root, &root, name, on_conflict, Fsync::None).await
+                };
+                let kept = || Draft::kept(file.clone());
+                assert_eq!(place(kept(), "film", OnConflict::Reject).await.unwrap(), "film");
+                for on_conflict in [OnConflict::Reject, OnConflict::Rename] {
+                    assert_eq!(place(kept(), "film", on_conflict).await.unwrap(), "film", "{on_conflict}");
+                }
+                let refused = place(kept(), "taken", OnConflict::Reject).await.unwrap_err();
+                assert_eq!(refused.kind(), io::ErrorKind::AlreadyExists);
+                assert_eq!(place(kept(), "taken", OnConflict::Rename).await.unwrap(), "taken-2");
+                let new = Draft::create(&root, &root).await.unwrap();
+                assert_eq!(place(new, "film", OnConflict::Rename).await.unwrap(), "film-2");
+            });
+            assert_eq!(world.names("."), ["film", "film-2", "taken", "taken-2", "upload"]);
+        });
+    }
 }

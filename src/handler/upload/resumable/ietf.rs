@@ -103,7 +103,7 @@ pub(in super::super) async fn resource(inbox: &Rc<Inbox>, request: Request, id: 
         Method::HEAD => head(inbox, id).await,
         Method::PATCH => append(inbox, request, id).await,
         Method::DELETE => {
-            Held::open(inbox, id).await?.terminate().await?;
+            Held::terminate(inbox, id).await?;
             Ok(Response::new(StatusCode::NO_CONTENT))
         }
         _ => Ok(Response::problem(StatusCode::METHOD_NOT_ALLOWED, "METHOD", "Use HEAD, PATCH or DELETE.")

@@ -115,11 +115,7 @@ impl Held {
         };
         record.advance(0, inbox.config.sha256.then(Sha256::new).as_ref());
         let held = Held { inbox: inbox.clone(), id, folder, store, file: Some(file), record, lock };
-        let begun = match held.begin().await {
-            Ok(()) => held.save().await,
-            Err(error) => Err(error),
-        };
-        match begun {
+        match held.begin().await {
             Ok(()) => Ok(held),
             Err(error) => {
                 held.forget();
@@ -128,15 +124,23 @@ impl Held {
         }
     }
 
+    /// Reserves no space: the reservation would stay, with or without the bytes, and who only says that they come could fill
+    /// the disk.
     async fn begin(&self) -> io::Result<()> {
-        let Some(file) = &self.file else { return Ok(()) };
-        file.try_lock()?;
-        file.allocate(self.record.length.unwrap_or(0)).await
+        self.file.as_ref().map_or(Ok(()), |file| file.try_lock())?;
+        self.save().await
     }
 
     /// The upload with this number, as soon as whoever has it has let go. One that became whole just before a crash is put in
     /// its place.
     pub async fn open(inbox: &Rc<Inbox>, id: &str) -> Result<Self, Refusal> {
+        let mut held = Held::take(inbox, id).await?;
+        held.finish_if_whole().await?;
+        Ok(held)
+    }
+
+    /// The same, as it is.
+    async fn take(inbox: &Rc<Inbox>, id: &str) -> Result<Self, Refusal> {
         if !is_id(id) {
             return Err(no_upload());
         }
@@ -150,18 +154,21 @@ impl Held {
             _ => Refusal::failed("an upload can't be opened", error),
         };
         let store = Rc::new(folder.open_beneath(STORE.as_bytes()).await.map_err(missing)?);
-        let record = Record::load(&inbox.worker, &store, id).await.map_err(missing)?;
+        let mut record = Record::load(&inbox.worker, &store, id).await.map_err(missing)?;
         let file = match &record.stored {
             Some(_) => None,
             None => {
                 let file = store.open_writable(id.as_bytes()).await.map_err(missing)?;
                 lock_file(&file, &timer).await.map_err(missing)?;
+                let len = file.stat().map_err(missing)?.len;
+                if len < record.offset {
+                    // The machine stopped before all that the record tells of was on the disk.
+                    record.advance(len, None);
+                }
                 Some(Rc::new(file))
             }
         };
-        let mut held = Held { inbox: inbox.clone(), id: id.to_owned(), folder, store, file, record, lock };
-        held.finish_if_whole().await?;
-        Ok(held)
+        Ok(Held { inbox: inbox.clone(), id: id.to_owned(), folder, store, file, record, lock })
     }
 
     /// What is known of it.
@@ -231,7 +238,9 @@ impl Held {
     /// Receives until the body's end, and keeps what came even if that is not reached.
     async fn receive(&mut self, addition: Addition) -> Result<(), Refusal> {
         let Some(file) = self.file.clone() else { return Ok(()) };
-        let most = self.record.length.unwrap_or(self.inbox.config.file_len) - self.record.offset;
+        // There may be more than the bound, which another configuration has set.
+        let limit = self.record.length.unwrap_or(self.inbox.config.file_len);
+        let most = limit.checked_sub(self.record.offset).ok_or_else(|| Refusal::too_large(limit))?;
         let announced = addition.body.remaining();
         if announced.is_some_and(|announced| announced > most) {
             return Err(Refusal::too_large(self.record.offset + most));
@@ -409,8 +418,13 @@ impl Held {
         self.finish_if_whole().await
     }
 
-    /// Takes the upload away, and, if clients may delete, the file that it became.
-    pub async fn terminate(self) -> Result<(), Refusal> {
+    /// Takes an upload away, and, if clients may delete, the file that it became.
+    pub async fn terminate(inbox: &Rc<Inbox>, id: &str) -> Result<(), Refusal> {
+        // Not put in its place first: that may be what can't be done.
+        Held::take(inbox, id).await?.terminate_held().await
+    }
+
+    async fn terminate_held(self) -> Result<(), Refusal> {
         if let Some(placed) = self.record.stored.as_ref().filter(|_| self.inbox.config.delete) {
             let (directory, name) = placed.path.rsplit_once('/').unwrap_or(("", &placed.path));
             let target = Target { directory: directory.to_owned(), name: name.to_owned() };
@@ -510,6 +524,7 @@ impl Stream {
 }
 
 /// The bytes of an upload, a buffer at a time.
+#[derive(Clone)]
 pub(super) struct Pieces {
     file: Rc<File>,
     at: u64,

@@ -77,8 +77,13 @@ async fn create_upload(inbox: &Rc<Inbox>, mut request: Request) -> Result<Respon
     let mut parts = Vec::new();
     let length = match (&creation.length, &creation.concat) {
         (UploadLength::OfParts, Concat::Final(urls)) => {
-            for url in urls {
-                parts.push(Pieces::of_partial(inbox, id_of(url)).await?);
+            for (at, url) in urls.iter().enumerate() {
+                // One that stands there twice is held already.
+                let part = match urls[..at].iter().position(|earlier| id_of(earlier) == id_of(url)) {
+                    Some(earlier) => Pieces::clone(&parts[earlier]),
+                    None => Pieces::of_partial(inbox, id_of(url)).await?,
+                };
+                parts.push(part);
             }
             let length = parts.iter().fold(0, |sum: u64, part| sum.saturating_add(part.len()));
             if length > inbox.config.file_len {
@@ -177,7 +182,7 @@ async fn append(inbox: &Rc<Inbox>, request: Request, id: &str) -> Result<Respons
 }
 
 async fn terminate(inbox: &Rc<Inbox>, id: &str) -> Result<Response, Refusal> {
-    Held::open(inbox, id).await?.terminate().await?;
+    Held::terminate(inbox, id).await?;
     Ok(Response::new(StatusCode::NO_CONTENT))
 }
 
