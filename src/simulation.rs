@@ -17,6 +17,7 @@ mod exchanges;
 mod guarded;
 mod guest;
 mod known;
+mod left_over;
 mod paced;
 mod reply;
 mod resumable;

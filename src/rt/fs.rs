@@ -351,7 +351,7 @@ async fn open(runtime: &Rc<Runtime>, root: RawFd, path: &[u8], opening: Opening)
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use std::cell::Cell;
 
     use bytes::Bytes;
@@ -391,7 +391,7 @@ mod tests {
 
     /// Runs a task on a worker of its own, with the root, to its end; then nothing is open and nothing lent.
     #[track_caller]
-    fn run(world: &Rc<World>, body: impl AsyncFnOnce(Rc<Runtime>, File) + 'static) {
+    pub(crate) fn run(world: &Rc<World>, body: impl AsyncFnOnce(Rc<Runtime>, File) + 'static) {
         let driver = Box::new(Sim::new(world, &SETUP));
         let runtime = Runtime::new(driver, Tasks::new().unwrap(), Offload::start(0, 1).unwrap());
         let pool = runtime.upload_pool().clone();

@@ -290,9 +290,12 @@ fn f8_a_body_that_will_be_read_is_asked_for() {
     server.stop();
 }
 
+/// The name that a file gets, or the status and the code of the refusal.
+type Name = Result<&'static str, (u16, &'static str)>;
+
 /// A name in a path, and how it is stored, or the reason why not.
 #[rustfmt::skip]
-const NAMES: [(&str, Result<&str, (u16, &str)>); 29] = [
+const NAMES: [(&str, Name); 29] = [
     ("film.mp4", Ok("film.mp4")),
     ("a%20b;%20c'd%22e&f.mp4", Ok("a b; c'd\"e&f.mp4")),
     ("%F0%9F%8E%AC.mp4", Ok("\u{1f3ac}.mp4")),

@@ -9,10 +9,11 @@ use http::StatusCode;
 
 use super::place::{Draft, Target};
 use super::quota::Reservation;
+use super::raw::look_up;
 use super::refusal::Refusal;
 use super::reply::{Receipt, Stored, TextField};
 use super::sink::Sink;
-use super::{Inbox, raw, route_of};
+use super::{Inbox, route_of};
 use crate::config::{Names, OnConflict};
 use crate::http::{Chunk, FormEvent, PartHead, Request, Response, Share};
 use crate::limits::Limits;
@@ -187,41 +188,45 @@ impl Reception {
         Ok(())
     }
 
-    /// Gives every file its name, or none of them.
+    /// Gives every file its name, or none of them; only what took the place of an older file stays, because that is gone.
     async fn commit(self, route: String) -> Result<(Receipt, Share), Refusal> {
         let Reception { inbox, folder, reservation, share, files, fields, .. } = self;
+        if inbox.config.on_conflict == OnConflict::Replace {
+            // What can't be replaced is refused before anything is.
+            for file in &files {
+                look_up(&folder, &file.target.name).await?;
+            }
+        }
         let mut stored: Vec<Stored> = Vec::with_capacity(files.len());
-        let mut replaced = 0_u64;
+        let (mut new, mut all_replaced) = (Vec::new(), None);
         for file in files {
             let Received { field, file_name, target, draft, size, media_type, sha256 } = file;
             let config = &inbox.config;
-            let placed = async {
-                let old = match config.on_conflict {
-                    OnConflict::Replace => raw::look_up(&folder, &target.name).await?,
-                    OnConflict::Reject | OnConflict::Rename => None,
-                };
-                let placed = draft.place(&folder, &folder, &target.name, config.on_conflict, config.fsync).await;
-                let name = placed.map_err(|error| Refusal::failed("a file can't be put in its place", error))?;
-                Ok((name, old.unwrap_or(0)))
+            let replaced = match config.on_conflict {
+                OnConflict::Replace => look_up(&folder, &target.name).await.unwrap_or_default(),
+                OnConflict::Reject | OnConflict::Rename => None,
             };
-            match placed.await {
-                Ok((name, old)) => {
-                    replaced += old;
+            match draft.place(&folder, &folder, &target.name, config.on_conflict, config.fsync).await {
+                Ok(name) => {
+                    match replaced {
+                        Some(replaced) => *all_replaced.get_or_insert(0) += replaced,
+                        None => new.push(name.clone()),
+                    }
                     let url = inbox.url_of(&route, &name);
                     let (field, file_name, media_type) = (Some(field), Some(file_name), media_type.into());
                     stored.push(Stored { field, name, url, size, media_type, sha256, file_name });
                 }
-                Err(refusal) => {
-                    for placed in &stored {
+                Err(error) => {
+                    for name in &new {
                         // Best effort: the reply says what went wrong first.
-                        let _ = folder.unlink(placed.name.as_bytes()).await;
+                        let _ = folder.unlink(name.as_bytes()).await;
                     }
-                    inbox.keep(None, 0, Some(replaced));
-                    return Err(refusal);
+                    inbox.keep(None, 0, all_replaced);
+                    return Err(Refusal::failed("a file can't be put in its place", error));
                 }
             }
         }
-        inbox.keep(reservation, stored.iter().map(|file| file.size).sum(), Some(replaced));
+        inbox.keep(reservation, stored.iter().map(|file| file.size).sum(), all_replaced);
         Ok((Receipt { files: stored, fields }, share))
     }
 }

@@ -161,15 +161,16 @@ impl Held {
             _ => Refusal::failed("an upload can't be opened", error),
         };
         let store = Rc::new(folder.open_beneath(STORE.as_bytes()).await.map_err(missing)?);
-        let (record, written_ns) = Record::load(&inbox.worker, &store, id).await.map_err(missing)?;
+        let (mut record, written_ns) = Record::load(&inbox.worker, &store, id).await.map_err(missing)?;
         let file = match &record.stored {
             Some(_) => None,
             None => {
                 let file = store.open_writable(id.as_bytes()).await.map_err(missing)?;
                 lock_file(&file, &timer).await.map_err(missing)?;
-                if file.stat().map_err(missing)?.len < record.offset {
-                    let lost = io::Error::new(io::ErrorKind::InvalidData, "bytes that were written are not there");
-                    return Err(missing(lost));
+                let len = file.stat().map_err(missing)?.len;
+                if len < record.offset {
+                    // The machine stopped before all that the record tells of was on the disk.
+                    record.advance(len, None);
                 }
                 Some(Rc::new(file))
             }
@@ -250,7 +251,9 @@ impl Held {
                 _ => Ok(()),
             };
         };
-        let most = self.record.length.unwrap_or(self.inbox.config.file_len) - self.record.offset;
+        // There may be more than the bound, which another configuration has set.
+        let limit = self.record.length.unwrap_or(self.inbox.config.file_len);
+        let most = limit.checked_sub(self.record.offset).ok_or_else(|| Refusal::too_large(limit))?;
         let announced = addition.body.remaining();
         if announced.is_some_and(|announced| announced > most) {
             return Err(Refusal::too_large(self.record.offset + most));
