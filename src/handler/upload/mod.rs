@@ -191,8 +191,13 @@ impl Inbox {
         Ok(Place::File(target))
     }
 
-    /// Whether files may have this name here.
+    /// Whether files may have this name here. It is served as the type that its name tells, so that has to be one of those that
+    /// are taken, whatever its first bytes say.
     fn check_name(&self, name: &str) -> Result<(), Refusal> {
+        let named = media_type::of(name.as_bytes()).split(';').next().unwrap_or_default().trim_ascii();
+        if named != "application/octet-stream" {
+            self.check_type(named)?;
+        }
         let patterns = &self.name_patterns;
         if patterns.is_empty() || patterns.iter().any(|pattern| pattern.matches(name.as_bytes())) {
             return Ok(());
