@@ -16,7 +16,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, UNIX_EPOCH};
 
-use http::StatusCode;
+use http::{Method, StatusCode};
 
 use crate::config::{AuthConfig, RequestPlace, RequestUrl};
 use crate::driver::op::RemoteAddress;
@@ -99,7 +99,7 @@ struct Guarded {
 
 impl Handler for Guarded {
     fn call(&self, request: Request) -> Answer {
-        if !self.policy.guards(&request) {
+        if !self.policy.concerns(request.method(), request.fields()) {
             return self.handler.call(request);
         }
         let refusal = match self.policy.check(&request, &self.worker) {
@@ -131,10 +131,10 @@ fn unrepeated(answer: Answer) -> Answer {
 }
 
 impl Policy {
-    /// Whether this request needs authorisation: by its method, or by the one that tus lets it put in that one's place.
-    fn guards(&self, request: &Request) -> bool {
-        let overriding = tus::overriding_method(request.method(), request.fields());
-        self.config.guards(request.method()) || overriding.is_some_and(|method| self.config.guards(&method))
+    /// Whether the request needs authorisation: for its method, or for the one that it asks to be taken for (tus).
+    fn concerns(&self, method: &Method, fields: &Fields) -> bool {
+        let overriding = tus::overriding_method(method, fields);
+        self.config.guards(method) || overriding.is_some_and(|overriding| self.config.guards(&overriding))
     }
 
     /// Whether the request itself shows that it may pass; else how it is refused, should nobody else vouch for it.
@@ -270,6 +270,23 @@ mod tests {
         [200, 204, 299].into_iter().for_each(|status| check_verdict(status, Ok(None)));
         [401, 403].into_iter().for_each(|status| check_verdict(status, Ok(Some(status))));
         [302, 304, 400, 404, 407, 500, 503].into_iter().for_each(|status| check_verdict(status, Err(status)));
+    }
+
+    /// A POST may say that it is a DELETE; what guards one guards the other.
+    #[test]
+    fn a_method_that_is_taken_for_another_is_guarded_as_that() {
+        let config = AuthConfig { methods: Some(vec![Method::DELETE]), ..AuthConfig::default() };
+        let policy = Policy { config, tokens: Vec::new(), keys: Vec::new(), service: None, cors: None };
+        for (method, overriding, expected) in [
+            (Method::DELETE, "", true),
+            (Method::POST, "", false),
+            (Method::POST, "DELETE", true),
+            (Method::POST, "PATCH", false),
+            (Method::GET, "DELETE", false),
+        ] {
+            let fields = Fields::from_pairs([("X-HTTP-Method-Override", overriding)]);
+            assert_eq!(policy.concerns(&method, &fields), expected, "{method} {overriding}");
+        }
     }
 
     #[test]

@@ -131,6 +131,19 @@ fn u4_a_part_that_is_named_twice_comes_twice() {
     });
 }
 
+/// U3: a page does not come in as a picture, by the first bytes of one.
+#[test]
+fn u3_a_name_of_another_type_is_refused_whatever_the_bytes_say() {
+    explore(Faults::SLOW, |world| {
+        let mut server = server(world, UploadConfig { types: vec!["image/*".into()], ..config() });
+        let picture = "GIF89a\u{1}\0\u{1}\0\0\0\0<script>";
+        for (name, status) in [("a.html", 415), ("a.xhtml", 415), ("a.gif", 201), ("a.unknown", 201), ("a", 201)] {
+            check(&ask(&mut server, &format!("PUT /up/{name}"), "", picture), status, "");
+        }
+        server.finish();
+    });
+}
+
 /// U2: a form of which one file can't be put in its place replaces none.
 #[test]
 fn u2_a_form_that_can_not_replace_all_replaces_nothing() {
