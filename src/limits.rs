@@ -74,6 +74,9 @@ limits! {
     /// Buffers for uploads under way, each half a high water mark long; an upload has two at most. When all are in
     /// use, the next upload waits (promise 1).
     upload_buffers: usize, Count, 128, 2..=16_384;
+    /// Files that may come in at once, each with a few descriptors and tasks; one more is answered 503 (promise 1). A form counts
+    /// once and for each of its files, until they have their names.
+    uploads: usize, Count, 2000, 1..=1_000_000;
     /// Pipes for transfers that are spliced, each for one high water mark; they are opened when they are first needed. When all
     /// are in use, the next transfer waits (promise 1).
     pipes: usize, Count, 16, 1..=1024;
@@ -154,6 +157,12 @@ impl Limits {
     pub const FORM_PART_BYTES: usize = 2 << 10;
     /// Bytes of a file, and of all parts of a form, unless whoever reads it says otherwise (U1).
     pub const FORM_LEN: u64 = 64 << 30;
+    /// Descriptors of a file that comes in: itself, its directory, the folder, the store.
+    pub const UPLOAD_DESCRIPTORS: usize = 4;
+    /// Bytes of what a client of tus says about its upload; more are answered 413.
+    pub const UPLOAD_METADATA_LEN: usize = 8 << 10;
+    /// Uploads that one is put together from; more are answered 413.
+    pub const UPLOAD_PARTS: usize = 100;
     /// How many bytes of an upload that can be resumed come before it is written down that they are there: what a killed process
     /// loses of a single request.
     pub const UPLOAD_CHECKPOINT: u64 = 32 << 20;
@@ -218,6 +227,8 @@ impl Limits {
     pub const IDLE_CONNECTION_BYTES: u64 = 512;
     /// A request under way beside its head: its future and the reply's head.
     pub const REQUEST_BYTES: u64 = 8 * KIB;
+    /// A file that comes in: its task, which goes on when its client is gone, and what that holds.
+    pub const UPLOAD_BYTES: u64 = 8 * KIB;
     /// One page's place in a pipe, in the kernel (`struct pipe_buffer`). The page itself is the page cache's.
     pub const PIPE_PAGE_BYTES: u64 = 40;
     /// An entry of the open-file cache: its path, its status, its place in the table.
@@ -293,6 +304,7 @@ impl Limits {
                 Term::new("receive buffers", receive_buffers, self.receive_buffer_len as u64),
                 Term::new("transfer buffers", self.transfer_buffers, self.high_water_mark as u64),
                 Term::new("upload buffers", self.upload_buffers, self.upload_buffer_len() as u64),
+                Term::new("uploads", self.uploads, Limits::UPLOAD_BYTES),
                 Term::new("connections", self.connections, Limits::IDLE_CONNECTION_BYTES),
                 Term::new("requests under way", self.connections, per_request),
                 Term::new("open files", self.open_files, Limits::OPEN_FILE_BYTES),
@@ -317,7 +329,7 @@ pub struct MemoryCeiling {
     /// What the process takes once.
     pub process: [Term; 3],
     /// What each worker takes.
-    pub worker: [Term; 11],
+    pub worker: [Term; 12],
     /// What the kernel holds for each worker: for its clients when all have stopped reading, and for its pipes when all have
     /// been opened. It is not part of the sum: it is neither resident memory of the process nor taken by clients that read.
     /// The pages in a pipe are not counted: they are the page cache's, which gets them back when they are sent.

@@ -725,9 +725,12 @@ fn pin(core: usize) {
 
 /// Every connection and every cached file is a descriptor, and a pipe is two: takes what the hard limit allows.
 fn raise_descriptor_limit(config: &Config) {
-    let Limits { connections, open_files, pipes, auth_requests, .. } = config.limits;
+    let Limits { connections, open_files, pipes, auth_requests, uploads, .. } = config.limits;
     let sub_requests = if config.routes.iter().any(RouteConfig::asks_a_service) { auth_requests } else { 0 };
-    let per_worker = connections.saturating_add(open_files).saturating_add(2 * pipes).saturating_add(sub_requests);
+    let takes_uploads = config.routes.iter().any(|route| matches!(route.handler, HandlerConfig::Upload(_)));
+    let of_uploads = if takes_uploads { uploads.saturating_mul(Limits::UPLOAD_DESCRIPTORS) } else { 0 };
+    let per_worker =
+        [open_files, 2 * pipes, sub_requests, of_uploads].into_iter().fold(connections, usize::saturating_add);
     let wanted = (per_worker.saturating_mul(config.workers.get()) as u64).saturating_add(64);
     let Ok((soft, hard)) = getrlimit(Resource::RLIMIT_NOFILE) else { return };
     if soft >= wanted {

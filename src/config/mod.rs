@@ -85,7 +85,7 @@ impl Config {
             None => Config::default(),
         };
         overrides.apply(&mut config)?;
-        check_admin(&config).map_err(|wrong| match file {
+        check_admin(&config).and_then(|()| check_stores(&config)).map_err(|wrong| match file {
             Some(path) => Error::operator(format!("{}: {wrong}", path.display())),
             None => Error::operator(wrong),
         })?;
@@ -102,7 +102,7 @@ impl Config {
         if self.listen.is_empty() {
             return Err(Error::operator("listen: no address: write at least one"));
         }
-        check_admin(self).map_err(Error::operator)?;
+        check_admin(self).and_then(|()| check_stores(self)).map_err(Error::operator)?;
         for (index, route) in self.routes.iter().enumerate() {
             let wrong = |wrong: String| Error::operator(format!("route {}: {wrong}", index + 1));
             route.check(&self.limits).map_err(wrong)?;
@@ -403,6 +403,26 @@ fn check_admin(config: &Config) -> Result<(), String> {
         }
         _ => Ok(()),
     }
+}
+
+/// What is not whole yet lies under a hidden name, which a route that shows hidden files would serve.
+fn check_stores(config: &Config) -> Result<(), String> {
+    let uploads = config.routes.iter().filter_map(|route| match &route.handler {
+        HandlerConfig::Upload(upload) => Some(&upload.dir),
+        HandlerConfig::Media(_) => None,
+    });
+    for dir in uploads {
+        let shows = config.routes.iter().find(|route| {
+            matches!(&route.handler, HandlerConfig::Media(media) if media.hidden && dir.starts_with(&media.root))
+        });
+        if let Some(route) = shows {
+            let (prefix, dir) = (&route.prefix, dir.display());
+            return Err(format!(
+                "hidden: the route `{prefix}` would show uploads to `{dir}` that are not whole: write false, or another folder"
+            ));
+        }
+    }
+    Ok(())
 }
 
 /// `path` from `dir`, or from the working directory when `dir` is relative too. Links stay: a root may be one, and swapped.

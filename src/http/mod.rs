@@ -119,6 +119,8 @@ pub struct Worker {
     pub hot_files: Budget,
     /// Bytes of names and text fields of forms.
     pub forms: Budget,
+    /// Files that may come in at once.
+    pub uploads: Budget,
     /// Sub-requests that its guards may have under way.
     pub auth_requests: Budget,
     /// When a reply last went out whole at once.
@@ -142,6 +144,7 @@ impl Worker {
         let date = Cell::new((0, encode::http_date(0)));
         let (open_files, hot_files) = (Budget::new(limits.open_files), Budget::new(limits.hot_files));
         let forms = Budget::new(limits.form_bytes);
+        let uploads = Budget::new(limits.uploads);
         let auth_requests = Budget::new(limits.auth_requests);
         let draining = Cell::new(false);
         let known_replies = KnownReplies::new();
@@ -154,6 +157,7 @@ impl Worker {
             open_files,
             hot_files,
             forms,
+            uploads,
             auth_requests,
             known_replies,
             quick,

@@ -153,6 +153,11 @@ impl Multipart {
         }
     }
 
+    /// Whether bytes have come that were not looked at yet.
+    pub(crate) fn has_input(&self) -> bool {
+        self.input.is_some()
+    }
+
     /// What comes next; `None` at the end of the form. After an error there is nothing more.
     pub(crate) fn poll_event(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<FormEvent, FormError>>> {
         if self.is_over {

@@ -313,13 +313,16 @@ impl Future for Write {
             let Some(Op::Write { from, .. }) = completion.op else {
                 panic!("driver invariant: a write came back without its bytes")
             };
-            let written = match completion.result {
-                Ok(written) => written as usize,
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => 0,
+            let (written, is_interrupted) = match completion.result {
+                Ok(written) => (written as usize, false),
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => (0, true),
                 Err(error) => return Poll::Ready(Err(error)),
             };
             if written == from.len() {
                 return Poll::Ready(Ok(()));
+            }
+            if written == 0 && !is_interrupted {
+                return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
             }
             // A full disk takes what still fits; the rest tells why.
             self.offset += written as u64;

@@ -36,12 +36,14 @@ pub(super) async fn post(inbox: &Rc<Inbox>, request: Request) -> Result<Response
         folder: folder.clone(),
         reservation,
         share: inbox.worker.forms.take(inbox.worker.limits.form_part_head_len + SNIFF_LEN).ok_or_else(Refusal::busy)?,
+        uploads: inbox.upload_share()?,
         part: None,
         files: Vec::new(),
         fields: Vec::new(),
     };
     loop {
-        let event = intake.next(reception.sink(), |cx| form.poll_event(cx)).await;
+        let has_come = form.has_input();
+        let event = intake.next(reception.sink(), has_come, |cx| form.poll_event(cx)).await;
         let Some(event) = event.map_err(|error| Refusal::failed("a file can't be written", error))? else { break };
         match event? {
             FormEvent::Start(head) => reception.start(head).await?,
@@ -67,6 +69,8 @@ struct Reception {
     reservation: Option<Reservation>,
     /// For the memory that names and fields take.
     share: Share,
+    /// For the files.
+    uploads: Share,
     part: Option<Part>,
     files: Vec<Received>,
     fields: Vec<TextField>,
@@ -131,6 +135,7 @@ impl Reception {
         if self.inbox.config.names == Names::Client {
             self.inbox.check_name(&cleaned)?;
         }
+        self.uploads.extend(1).ok_or_else(Refusal::busy)?;
         let draft = Draft::create(&self.folder, &self.folder).await;
         let draft = draft.map_err(|error| Refusal::failed("a file can't be made", error))?;
         let sink = Sink::new(draft.file.clone(), self.inbox.config.sha256);
@@ -190,7 +195,7 @@ impl Reception {
 
     /// Gives every file its name, or none of them; only what took the place of an older file stays, because that is gone.
     async fn commit(self, route: String) -> Result<(Receipt, Share), Refusal> {
-        let Reception { inbox, folder, reservation, share, files, fields, .. } = self;
+        let Reception { inbox, folder, reservation, share, uploads: _uploads, files, fields, .. } = self;
         if inbox.config.on_conflict == OnConflict::Replace {
             // What can't be replaced is refused before anything is.
             for file in &files {

@@ -24,13 +24,15 @@ impl Intake {
         Intake { due: runtime.now(), rate, runtime: runtime.clone() }
     }
 
-    /// What comes next, when there is room for it in the sink.
+    /// What comes next, when there is room for it in the sink. What has come already is not held up for the rate: it would keep
+    /// its buffer from others.
     ///
     /// # Errors
     /// The disk's.
     pub async fn next<T>(
         &mut self,
         sink: Option<&mut Sink>,
+        has_come: bool,
         mut poll: impl FnMut(&mut Context<'_>) -> Poll<T>,
     ) -> io::Result<T> {
         let mut sink = sink;
@@ -38,7 +40,9 @@ impl Intake {
             if let Some(sink) = &mut sink {
                 ready!(sink.poll_room(cx))?;
             }
-            ready!(self.poll_due(cx));
+            if !has_come {
+                ready!(self.poll_due(cx));
+            }
             poll(cx).map(Ok)
         })
         .await

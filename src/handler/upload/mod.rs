@@ -42,7 +42,7 @@ use self::resumable::locks::Locks;
 use self::resumable::{ietf, sweep, tus};
 use crate::config::UploadConfig;
 use crate::error::Error;
-use crate::http::{Answer, Handler, MakeHandler, Request, Response, Worker};
+use crate::http::{Answer, Handler, MakeHandler, Request, Response, Share, Worker};
 use crate::proto::cors::Cors;
 use crate::proto::pattern::Pattern;
 use crate::proto::{media_type, target, upload_name};
@@ -254,6 +254,11 @@ impl Inbox {
         }
         let quota = self.quota.as_ref();
         quota.map(|quota| quota.reserve(length.unwrap_or(0)).ok_or_else(Refusal::full)).transpose()
+    }
+
+    /// A place among the files that come in.
+    fn upload_share(&self) -> Result<Share, Refusal> {
+        self.worker.uploads.take(1).ok_or_else(Refusal::busy)
     }
 
     /// Notes that so many bytes lie in the folder for good, in place of a file of `replaced` bytes.

@@ -135,15 +135,13 @@ impl Draft {
             OnConflict::Reject => self.link(directory, name).await.map(|()| name.to_owned()),
             // Moving one of a file's names over another one does nothing (rename(2)).
             OnConflict::Replace if self.may_be_placed && self.is_at(directory, name).await? => Ok(name.to_owned()),
-            OnConflict::Replace => {
-                let (store, interim) = (open_store(folder).await?, random_name()?);
-                self.file.link(&store, interim.as_bytes()).await?;
-                let moved = store.rename(interim.as_bytes(), directory, name.as_bytes(), Taken::Replace).await;
-                if moved.is_err() {
-                    store.forget(interim.as_bytes());
+            OnConflict::Replace => match &self.named {
+                Some((store, own)) => {
+                    let moved = store.rename(own.as_bytes(), directory, name.as_bytes(), Taken::Replace).await;
+                    moved.map(|()| name.to_owned())
                 }
-                moved.map(|()| name.to_owned())
-            }
+                None => self.replace(folder, directory, name).await.map(|()| name.to_owned()),
+            },
             OnConflict::Rename => {
                 let mut candidate = name.to_owned();
                 for n in 2.. {
@@ -159,9 +157,25 @@ impl Draft {
         }
     }
 
+    /// Gives it this name, whatever has it. A link can't do that, so it goes by a name in the store.
+    async fn replace(&self, folder: &File, directory: &File, name: &str) -> io::Result<()> {
+        let (store, interim) = (open_store(folder).await?, random_name()?);
+        self.file.link(&store, interim.as_bytes()).await?;
+        let moved = store.rename(interim.as_bytes(), directory, name.as_bytes(), Taken::Replace).await;
+        if moved.is_err() {
+            store.forget(interim.as_bytes());
+        }
+        moved
+    }
+
     /// Gives it this name, if nothing else has it.
     async fn link(&self, directory: &File, name: &str) -> io::Result<()> {
         match self.file.link(directory, name.as_bytes()).await {
+            // A file system without links.
+            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => match &self.named {
+                Some((store, own)) => store.rename(own.as_bytes(), directory, name.as_bytes(), Taken::Refuse).await,
+                None => Err(error),
+            },
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists && self.may_be_placed => {
                 if self.is_at(directory, name).await? { Ok(()) } else { Err(error) }
             }

@@ -23,6 +23,7 @@ pub(super) async fn store(
     mut request: Request,
     target: Option<Target>,
 ) -> Result<Response, Refusal> {
+    let share = inbox.upload_share()?;
     let length = request.body().remaining();
     let reservation = inbox.admit(length)?;
     let only_new = wants_new(&request);
@@ -30,15 +31,13 @@ pub(super) async fn store(
     let folder = inbox.open_folder().await?;
     let directory = match &target {
         Some(target) => target.open(&folder).await?,
-        None => inbox.open_folder().await?,
+        None => Target::in_folder(String::new()).open(&folder).await?,
     };
-    let replaced = match &target {
-        // Whatever has the name keeps it.
-        Some(_) if on_conflict == OnConflict::Rename => None,
-        Some(target) => look_up(&directory, &target.name).await?,
-        None => None,
-    };
-    if replaced.is_some() && on_conflict == OnConflict::Reject {
+    // Before the bytes are sent, which may take long. Under another policy whatever has the name keeps it, or is replaced.
+    if let Some(target) = target.as_ref().filter(|_| on_conflict != OnConflict::Rename)
+        && look_up(&directory, &target.name).await?.is_some()
+        && on_conflict == OnConflict::Reject
+    {
         return Err(if only_new { not_new() } else { Refusal::taken() });
     }
     let draft = Draft::create(&folder, &directory).await;
@@ -60,22 +59,26 @@ pub(super) async fn store(
     let (inbox, runtime) = (inbox.clone(), inbox.worker.runtime.clone());
     // From here on it is done whole, whether or not the client waits for it.
     let commit = runtime.spawn(async move {
+        let _share = share;
+        let replaced = match on_conflict {
+            OnConflict::Replace => look_up(&directory, &target.name).await?,
+            OnConflict::Reject | OnConflict::Rename => None,
+        };
         let (size, media_type, sha256) = (sink.len(), sink.final_media_type(), sink.sha256());
         let placed = draft.place(&folder, &directory, &target.name, on_conflict, inbox.config.fsync).await;
         let stored = placed.map_err(|error| match error.kind() {
             std::io::ErrorKind::AlreadyExists if only_new => not_new(),
             _ => Refusal::failed("a file can't be put in its place", error),
         })?;
-        inbox.keep(reservation, size, replaced.filter(|_| on_conflict == OnConflict::Replace));
+        inbox.keep(reservation, size, replaced);
         let name = target.path_of(&stored);
         let url = inbox.url_of(&route, &name);
         let media_type = media_type.into();
-        Ok::<_, Refusal>(Stored { field: None, name, url, size, media_type, sha256, file_name: None })
+        let stored = Stored { field: None, name, url, size, media_type, sha256, file_name: None };
+        Ok::<_, Refusal>((stored, replaced.is_some()))
     });
-    let stored = commit.lasting().await?;
-    let status =
-        if replaced.is_some() && on_conflict == OnConflict::Replace { StatusCode::OK } else { StatusCode::CREATED };
-    let mut head = ResponseHead::new(status);
+    let (stored, has_replaced) = commit.lasting().await?;
+    let mut head = ResponseHead::new(if has_replaced { StatusCode::OK } else { StatusCode::CREATED });
     head.field("Location", stored.url.as_bytes());
     Ok(Response::from_head(head).with_json(Receipt { files: vec![stored], fields: Vec::new() }.to_string()))
 }
@@ -108,7 +111,7 @@ async fn receive(
     let mut left = inbox.config.file_len;
     let length_is_known = body.remaining().is_some();
     loop {
-        let piece = intake.next(Some(&mut sink), |cx| body.poll_next_unpin(cx)).await;
+        let piece = intake.next(Some(&mut sink), false, |cx| body.poll_next_unpin(cx)).await;
         let Some(piece) = piece.map_err(|error| Refusal::failed("a file can't be written", error))? else { break };
         let piece = piece.map_err(|error| Refusal::broken(&error))?;
         left = left.checked_sub(piece.len() as u64).ok_or_else(|| Refusal::too_large(inbox.config.file_len))?;

@@ -72,7 +72,7 @@ impl Refusal {
     /// There is no memory for it now.
     pub fn busy() -> Self {
         let refusal =
-            Refusal::new(StatusCode::SERVICE_UNAVAILABLE, "BUSY", "The server has no room for more forms now.");
+            Refusal::new(StatusCode::SERVICE_UNAVAILABLE, "BUSY", "The server has no room for more uploads now.");
         refusal.with_field("Retry-After", "1")
     }
 

@@ -38,7 +38,7 @@ use super::reply::{Receipt, Stored};
 use super::sink::Sink;
 use super::{Inbox, hex, raw};
 use crate::config::{Names, OnConflict};
-use crate::http::{BodyReader, Chunk, Response};
+use crate::http::{BodyReader, Chunk, Response, Share};
 use crate::limits::Limits;
 use crate::proto::http1::encode::{ResponseHead, http_date};
 use crate::proto::media_type::{self, SNIFF_LEN};
@@ -75,6 +75,8 @@ pub(super) struct Held {
     /// When it was last gone on with, since 1970.
     changed: Duration,
     lock: Lock,
+    /// Its place among the files that come in.
+    share: Share,
 }
 
 /// What a request adds to an upload.
@@ -97,8 +99,14 @@ pub(super) enum Appended {
 }
 
 impl Held {
-    /// A new upload.
+    /// A new upload. It is made whole, with its record, also when nobody waits for it any more: it can be swept then.
     pub async fn create(inbox: &Rc<Inbox>, wish: Wish) -> Result<Self, Refusal> {
+        let own = inbox.clone();
+        inbox.worker.runtime.spawn(async move { Held::make(&own, wish).await }).lasting().await
+    }
+
+    async fn make(inbox: &Rc<Inbox>, wish: Wish) -> Result<Self, Refusal> {
+        let share = inbox.upload_share()?;
         let (directory, name) = inbox.decide_place(&wish)?;
         // The room is taken by the bytes that come.
         drop(inbox.admit(wish.length)?);
@@ -124,7 +132,8 @@ impl Held {
         };
         record.advance(0, inbox.config.sha256.then(Sha256::new).as_ref());
         let changed = since_1970(inbox);
-        let mut held = Held { inbox: inbox.clone(), id, folder, store, file: Some(file), record, changed, lock };
+        let (inbox, file) = (inbox.clone(), Some(file));
+        let mut held = Held { inbox, id, folder, store, file, record, changed, lock, share };
         let begun = match held.file.as_ref().map_or(Ok(()), |file| file.try_lock()) {
             Ok(()) => held.save().await,
             Err(error) => Err(error),
@@ -142,8 +151,14 @@ impl Held {
     /// its place.
     pub async fn open(inbox: &Rc<Inbox>, id: &str) -> Result<Self, Refusal> {
         let mut held = Held::open_as_it_is(inbox, id).await?;
-        held.finish_if_whole().await?;
-        Ok(held)
+        if !held.record.is_whole() {
+            return Ok(held);
+        }
+        let finishing = async move {
+            held.finish_if_whole().await?;
+            Ok(held)
+        };
+        inbox.worker.runtime.spawn(finishing).lasting().await
     }
 
     /// As [`Held::open`], also of an upload that can't be put in its place.
@@ -151,6 +166,7 @@ impl Held {
         if !is_id(id) {
             return Err(no_upload());
         }
+        let share = inbox.upload_share()?;
         let timer = Timer::new(&inbox.worker.runtime);
         timer.set_after(Limits::UPLOAD_TAKEOVER);
         let lock = timer.race(inbox.locks.hold(id)).await.map_err(|_| locked())?;
@@ -176,7 +192,7 @@ impl Held {
             }
         };
         let changed = Duration::from_nanos(u64::try_from(written_ns).unwrap_or(0));
-        Ok(Held { inbox: inbox.clone(), id: id.to_owned(), folder, store, file, record, changed, lock })
+        Ok(Held { inbox: inbox.clone(), id: id.to_owned(), folder, store, file, record, changed, lock, share })
     }
 
     /// What is known of it.
@@ -310,7 +326,7 @@ impl Held {
         intake: &mut Intake,
         body: &mut BodyReader,
     ) -> Result<Option<Chunk>, Refusal> {
-        let mut next = pin!(intake.next(Some(&mut stream.sink), |cx| body.poll_next_unpin(cx)));
+        let mut next = pin!(intake.next(Some(&mut stream.sink), false, |cx| body.poll_next_unpin(cx)));
         // Asked for first: neither a disk nor a rate may hold up the client that comes back.
         let piece = std::future::poll_fn(|cx| match self.lock.poll_asked_to_stop(cx) {
             Poll::Ready(()) => Poll::Ready(Err(taken_over())),
@@ -446,8 +462,13 @@ impl Held {
         let mut sink = Sink::resume(file, 0, self.inbox.config.sha256.then(Sha256::new));
         for mut part in parts {
             while let Some(piece) = part.next(&self.inbox).await? {
-                std::future::poll_fn(|cx| sink.poll_room(cx)).await.map_err(failed_to_write)?;
                 sink.push(piece);
+                // Until it is written: who waits for a buffer must not keep one from those who wait, too.
+                sink.flush().await.map_err(failed_to_write)?;
+                let asked = std::future::poll_fn(|cx| Poll::Ready(self.lock.poll_asked_to_stop(cx).is_ready())).await;
+                if asked {
+                    return Err(taken_over());
+                }
             }
         }
         self.keep(&mut sink).await?;
@@ -570,22 +591,25 @@ pub(super) struct Pieces {
     file: Rc<File>,
     at: u64,
     end: u64,
+    /// Its place among the files that are under way; it is as open as they are.
+    _share: Option<Rc<Share>>,
 }
 
 impl Pieces {
     fn of(file: Rc<File>, end: u64) -> Self {
-        Pieces { file, at: 0, end }
+        Pieces { file, at: 0, end, _share: None }
     }
 
     /// Those of a partial upload that is whole.
     pub async fn of_partial(inbox: &Rc<Inbox>, id: &str) -> Result<Self, Refusal> {
         let held = Held::open(inbox, id).await?;
-        let is_part = held.record.is_partial() && held.record.is_whole();
-        let file = held.file.clone().filter(|_| is_part).ok_or_else(|| {
+        let Held { file, record, share, .. } = held;
+        let is_part = record.is_partial() && record.is_whole();
+        let file = file.filter(|_| is_part).ok_or_else(|| {
             let text = "An upload in the concatenation is not partial, or not whole.";
             Refusal::new(StatusCode::BAD_REQUEST, "CONCATENATION", text)
         })?;
-        Ok(Pieces::of(file, held.record.offset))
+        Ok(Pieces { _share: Some(Rc::new(share)), ..Pieces::of(file, record.offset) })
     }
 
     /// How many bytes there are.

@@ -68,17 +68,26 @@ fn sweep(store: &Path, expiry: Duration) -> io::Result<()> {
         let id = name.split('.').next().unwrap_or_default();
         let (bytes, record) = (store.join(id), store.join(record_name(id)));
         let others = [&bytes, &record].into_iter().filter_map(|path| path.symlink_metadata().ok());
-        if others.into_iter().all(|metadata| is_old(&metadata)) && !is_held(&bytes) {
-            std::fs::remove_file(&path)?;
+        if others.into_iter().all(|metadata| is_old(&metadata)) {
+            remove_unless_held(&path, &bytes)?;
         }
     }
     Ok(())
 }
 
-/// Whether a request has the upload for itself.
-fn is_held(bytes: &Path) -> bool {
-    // Given back at once, with the file.
-    File::open(bytes).is_ok_and(|file| Flock::lock(file, FlockArg::LockExclusiveNonblock).is_err())
+/// Removes a file of an upload, unless a request has the upload for itself; none can take it meanwhile.
+fn remove_unless_held(path: &Path, bytes: &Path) -> io::Result<()> {
+    let lock = match File::open(bytes) {
+        Ok(file) => match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
+            Ok(lock) => Some(lock),
+            Err(_) => return Ok(()),
+        },
+        // Without its bytes, nobody goes on with it.
+        Err(_) => None,
+    };
+    std::fs::remove_file(path)?;
+    drop(lock);
+    Ok(())
 }
 
 #[cfg(test)]

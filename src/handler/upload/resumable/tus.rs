@@ -10,6 +10,7 @@ use super::super::refusal::Refusal;
 use super::super::{Inbox, route_of};
 use super::{Addition, Appended, Held, Pieces, STORE, Wish};
 use crate::http::{Request, Response};
+use crate::limits::Limits;
 use crate::proto::tus::{
     self, Append, CHECKSUM_ALGORITHMS, Checksum, Concat, Creation, EXTENSIONS, UploadLength, VERSION,
 };
@@ -63,6 +64,7 @@ impl From<tus::Refusal> for Refusal {
 pub(in super::super) async fn create(inbox: &Rc<Inbox>, mut request: Request) -> Result<Response, Refusal> {
     tus::check_version(request.fields())?;
     let creation = Creation::parse(request.fields(), inbox.config.file_len)?;
+    check_bounds(&creation)?;
     let brings_bytes = request.body().remaining() != Some(0);
     let checksum = if brings_bytes {
         tus::check_content_type(request.fields())?;
@@ -175,6 +177,20 @@ async fn append(inbox: &Rc<Inbox>, request: Request, id: &str) -> Result<Respons
     }
     held.describe(response.head_mut(), &route);
     Ok(response)
+}
+
+/// What is kept of an upload, and how many are open at once for one, is bounded.
+fn check_bounds(creation: &Creation) -> Result<(), Refusal> {
+    let parts = match &creation.concat {
+        Concat::Final(urls) => urls.len(),
+        Concat::None | Concat::Partial => 0,
+    };
+    if creation.metadata.text().len() > Limits::UPLOAD_METADATA_LEN || parts > Limits::UPLOAD_PARTS {
+        let (len, parts) = (Limits::UPLOAD_METADATA_LEN, Limits::UPLOAD_PARTS);
+        let text = format!("Upload-Metadata may have {len} bytes, and Upload-Concat {parts} uploads.");
+        return Err(Refusal::new(StatusCode::PAYLOAD_TOO_LARGE, "LIMIT_METADATA", text));
+    }
+    Ok(())
 }
 
 /// The number of the upload that a URL names.
