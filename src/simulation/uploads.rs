@@ -290,7 +290,7 @@ fn t1_a_slow_disk_holds_the_client_back() {
             world.limit_space(SPACE);
             let limits = Limits { upload_buffers: 64, request_min_rate: 16, ..tight() };
             let mut server = Server::with_routes(world, limits, routes(config()));
-            let all = content(first, 60 * MARK as u64);
+            let all = content(first, 30 * MARK as u64);
             let bytes = request(world, way, "film", &all);
             let client = server.connect();
             let mut farthest = 0;

@@ -215,8 +215,7 @@ fn f7_what_is_left_of_a_refused_body_is_never_a_request() {
     server.stop();
 }
 
-/// A server that can refuse for any reason there is, and heads of requests that it refuses: method, target, fields with a
-/// length, status, code.
+/// What is refused by its head alone: method, target, fields with a length, status, code.
 const REFUSED: [(&str, &str, &str, u16, &str); 17] = [
     ("PUT", "/up/a.bin", "Content-Length: 5001\r\n", 413, "LIMIT_FILE_SIZE"),
     ("POST", "/up/", "Content-Length: 18446744073709551615\r\n", 413, "LIMIT_FILE_SIZE"),
@@ -290,9 +289,11 @@ fn f8_a_body_that_will_be_read_is_asked_for() {
     server.stop();
 }
 
-/// A name in a path, and how it is stored, or the reason why not.
+/// A name in a path, and how it is stored, or the status and the code that refuse it.
+type Named = (&'static str, Result<&'static str, (u16, &'static str)>);
+
 #[rustfmt::skip]
-const NAMES: [(&str, Result<&str, (u16, &str)>); 33] = [
+const NAMES: [Named; 33] = [
     ("film.mp4", Ok("film.mp4")),
     ("a%20b;%20c'd%22e&f.mp4", Ok("a b; c'd\"e&f.mp4")),
     ("%F0%9F%8E%AC.mp4", Ok("\u{1f3ac}.mp4")),
