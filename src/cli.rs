@@ -646,6 +646,7 @@ mod tests {
 #     receive buffers          4.0 MiB  256 × 16.0 KiB
 #     transfer buffers        32.0 MiB  64 × 512.0 KiB
 #     upload buffers          32.0 MiB  128 × 256.0 KiB
+#     uploads                 15.6 MiB  2000 × 8.0 KiB
 #     connections              4.9 MiB  10000 × 512 B
 #     requests under way     859.4 MiB  10000 × 88.0 KiB
 #     open files               1.0 MiB  1024 × 1.0 KiB

@@ -571,6 +571,16 @@ mod tests {
             c.routes[0].handler = HandlerConfig::Upload(config);
         };
         check_refused(upload, origins);
+        let shows =
+            "hidden: the route `/` would show uploads to `@` that are not whole: write false, or another folder";
+        check_refused(
+            |c| {
+                media(c).hidden = true;
+                let dir = media(c).root.clone();
+                c.routes.push(RouteConfig::upload("/up", UploadConfig::new(dir)));
+            },
+            shows,
+        );
         let taken = "route 2: an earlier route has prefix `/` for the same host: write another prefix or host";
         check_refused(|c| c.routes.push(c.routes[0].clone()), taken);
     }
@@ -600,7 +610,7 @@ mod tests {
         *media(&mut config) = MediaConfig {
             index: Vec::new(),
             listing: true,
-            hidden: true,
+            hidden: false,
             precompressed: false,
             cors: Some(vec!["https://a.example".into(), "http://[::1]:8080".into()]),
             cache_control: vec![CacheRule::new("live/*.ts", "max-age=1, stale-if-error=60")],

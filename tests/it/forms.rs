@@ -408,7 +408,7 @@ fn u2_a_form_that_is_cut_anywhere_leaves_nothing() {
     let form = Form::new().file("a", "first.bin", bytes_at(0, 70_000)).field("title", "x").file("b", "b.bin", "y");
     for framing in [Framing::Length, Framing::Chunks(1000)] {
         let request = framing.request("POST", "/up/", &form.content_type(), &form.closed());
-        // Few where there is much of the same, and each byte about the end but the last, with which the form may be whole.
+        // Few where there is much of the same, many about the end, and none behind the bytes that make the form whole.
         let body = request.len() - 400;
         let ends = if framing == Framing::Length { 4 } else { 5 + 4 };
         let cuts = (0..20).map(|step| step * body / 20).chain((body..request.len() - ends).step_by(17));

@@ -142,6 +142,26 @@ fn begun(tus: &mut Tus) -> String {
 }
 
 #[test]
+fn promise1_what_is_kept_of_an_upload_and_what_it_is_made_of_are_bounded() {
+    let uploads = Uploads::new();
+    let server = uploads.serve("");
+    let mut tus = Tus::of(&server);
+    // A key, a space and base64: exactly the bound, and four more.
+    for (len, status) in [(8192, 201), (8196, 413)] {
+        let metadata = format!("k:a {}", "A".repeat(len - 4));
+        let reply = tus.ask("POST", "/up", &format!("Upload-Length: 1\r\nUpload-Metadata: {metadata}\r\n"), b"");
+        assert_eq!(reply.status(), status, "{len}");
+    }
+    let part = tus.create("Upload-Length: 0\r\nUpload-Concat: partial\r\n");
+    for (count, status) in [(100, 201), (101, 413)] {
+        let urls = vec![part.as_str(); count].join(" ");
+        let reply = tus.ask("POST", "/up", &format!("Upload-Concat: final;{urls}\r\n"), b"");
+        assert_eq!(reply.status(), status, "{count}");
+    }
+    server.stop();
+}
+
+#[test]
 fn u4_a_post_creates_an_upload_and_patches_make_it_a_file() {
     let uploads = Uploads::new();
     let server = uploads.serve("");

@@ -215,8 +215,7 @@ fn f7_what_is_left_of_a_refused_body_is_never_a_request() {
     server.stop();
 }
 
-/// A server that can refuse for any reason there is, and heads of requests that it refuses: method, target, fields with a
-/// length, status, code.
+/// What is refused by its head alone: method, target, fields with a length, status, code.
 const REFUSED: [(&str, &str, &str, u16, &str); 17] = [
     ("PUT", "/up/a.bin", "Content-Length: 5001\r\n", 413, "LIMIT_FILE_SIZE"),
     ("POST", "/up/", "Content-Length: 18446744073709551615\r\n", 413, "LIMIT_FILE_SIZE"),
@@ -257,6 +256,36 @@ fn f8_a_refusal_comes_without_a_100_and_can_be_read() {
         }
     }
     assert_eq!(names_in(folder.path()), ["taken.bin"]);
+    server.expect_rest(usize::MAX);
+    server.stop();
+}
+
+#[test]
+fn promise1_one_upload_more_than_there_is_room_for_is_told_to_come_later() {
+    let folder = Fixture::new();
+    let server =
+        Launch::routes().limits("uploads = 3").config(&upload_routes(folder.path(), "names = \"client\"")).start();
+    // Two raw bodies, and a form with its first file, are under way.
+    let mut open: Vec<Client> = (0..2).map(|_| server.connect()).collect();
+    for (number, client) in open.iter_mut().enumerate() {
+        client.send(format!("PUT /up/{number} HTTP/1.1\r\nHost: a\r\nContent-Length: 2\r\n\r\na"));
+    }
+    eventually(PATIENCE, || server.held().transfers == 2);
+    let mut third = server.connect();
+    let form = Form::new().file("f", "first", b"a");
+    // The form itself takes the last place, so that its file finds none.
+    let reply = third.upload("POST", "/up", &form.content_type(), Framing::Length, &form.closed());
+    assert_eq!(reply.refuses(503, "BUSY").field("Retry-After"), Some("1"));
+    // What was refused has given its place back.
+    let mut fourth = server.connect();
+    fourth.put("/up/c", b"c").expect(201);
+    for client in &mut open {
+        client.send("b");
+        client.reply().expect(201);
+    }
+    server.connect().upload("PUT", "/up/d", "", Framing::Length, b"d").expect(201);
+    assert_eq!(names_in(folder.path()), ["0", "1", "c", "d"]);
+    drop((open, third, fourth));
     server.expect_rest(usize::MAX);
     server.stop();
 }
