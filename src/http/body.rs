@@ -123,7 +123,8 @@ impl From<Bytes> for Body {
     }
 }
 
-/// Some bytes of a request's body, still in the receive buffer that the kernel put them in. While a chunk is kept, its buffer
+/// Some bytes of a request's body, still in the buffer that the kernel put them in: a receive buffer, or an
+/// upload buffer (see [`super::BodyReader::in_large_pieces`]). While a chunk is kept, its buffer
 /// is missing from the pool; keep a copy instead.
 #[derive(Clone, Debug)]
 pub struct Chunk(Content);

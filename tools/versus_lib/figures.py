@@ -103,7 +103,7 @@ def beside_uploads(row: dict, server: str, hash_ms_per_gb: float | None) -> dict
     summaries = row["summaries"]
     ours, node = (summaries.get(name, {}).get(CPU.key) for name in (server, "node-busboy"))
     nginx = best(summaries, [BASELINE, *BODY_BUFFERS], CPU)
-    hashed = summaries[nginx][CPU.key] + hash_ms_per_gb if nginx and hash_ms_per_gb else None
+    hashed = summaries[nginx][CPU.key] + hash_ms_per_gb if nginx and hash_ms_per_gb is not None else None
     return {
         "value": ours,
         "node": {"value": node, "ratio": CPU.ratio(ours, node)},

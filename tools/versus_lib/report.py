@@ -5,6 +5,7 @@ import subprocess
 from collections.abc import Callable
 
 from .figures import beside_uploads
+from .servers import NO_DIGEST
 from .works import UPLOADS
 
 BEGIN_MARK = "<!-- versus: begin; what stands between the marks is written by tools/versus -->"
@@ -163,12 +164,21 @@ def against_table(rows: list[dict], server: str) -> list[list[str]]:
     return table
 
 
-def uploads_table(result: dict, server: str) -> list[list[str]]:
-    """What one server needs for uploads, in terms of the others; no line without an upload."""
-    table = [["row", f"{server} CPU ms/GB", "Node with busboy", "ratio", "nginx and the hash", "ratio", "which nginx"]]
+def upload_tables(result: dict) -> list[list[list[str]]]:
+    """What Highwater needs for uploads, in terms of the others: with the digest that it makes, and without, as the others do."""
+    tables = [
+        uploads_table(result, "highwater", "nginx and the hash", result["hash_ms_per_gb"]),
+        uploads_table(result, NO_DIGEST, "nginx", 0.0),
+    ]
+    return [table for table in tables if len(table) > 1]
+
+
+def uploads_table(result: dict, server: str, peer: str, hash_ms_per_gb: float | None) -> list[list[str]]:
+    """What one server needs for uploads; no line where it has taken none."""
+    table = [["row", f"{server} CPU ms/GB", "Node with busboy", "ratio", peer, "ratio", "which nginx"]]
     for row in result["rows"]:
-        if row["name"] in UPLOADS:
-            found = beside_uploads(row, server, result["hash_ms_per_gb"])
+        if row["name"] in UPLOADS and server in row["summaries"]:
+            found = beside_uploads(row, server, hash_ms_per_gb)
             node, nginx = found["node"], found["nginx_and_hash"]
             figures = [plain(found["value"]), plain(node["value"]), number(node["ratio"], 2), plain(nginx["value"]), number(nginx["ratio"], 2)]
             table.append([row["title"], *figures, nginx["server"] or "-"])
@@ -177,9 +187,10 @@ def uploads_table(result: dict, server: str) -> list[list[str]]:
 
 def hash_note(result: dict) -> str:
     return (
-        "Each row sends a gigabyte, to a file system and without fsync. Highwater's replies name each file's SHA-256; nobody else's do. By "
-        f"itself that hash costs {number(result['hash_ms_per_gb'], 1)} ms/GB on the servers' processor (`loadgen --hash`), and *nginx and the "
-        "hash* is the sum with nginx in its best setting."
+        "Each row sends a gigabyte, to a file system and without fsync. Highwater's replies name each file's SHA-256, "
+        f"unless it is told not to (`sha256 = false`, here *{NO_DIGEST}*); nobody else's do. By itself that hash costs "
+        f"{number(result['hash_ms_per_gb'], 1)} ms/GB on the servers' processor (`loadgen --hash`), and *nginx and the hash* is the sum "
+        "with nginx in its best setting."
     )
 
 
@@ -217,8 +228,8 @@ def text(result: dict) -> str:
     parts += [
         f"{server} against: above 1.00 is better\n{text_table(against_table(result['rows'], server))}" for server in ours(result)
     ]
-    if len(table := uploads_table(result, "highwater")) > 1:
-        parts.append(f"uploads: above 1.00 is better\n{text_table(table)}\n{hash_note(result)}")
+    if tables := upload_tables(result):
+        parts.append("\n".join(["uploads: above 1.00 is better", *map(text_table, tables), hash_note(result)]))
     return "\n\n".join(parts)
 
 
@@ -233,8 +244,10 @@ def markdown(result: dict, plot: str) -> str:
     for server in ours(result):
         lines += ["", f"### {server.capitalize()} against the others", "", "Ratios; above 1.00 is better, whichever way the figure goes.", ""]
         lines += [markdown_table(against_table(result["rows"], server))]
-    if len(table := uploads_table(result, "highwater")) > 1:
-        lines += ["", "### Uploads", "", hash_note(result), "", markdown_table(table)]
+    if tables := upload_tables(result):
+        lines += ["", "### Uploads", "", hash_note(result)]
+        for table in tables:
+            lines += ["", markdown_table(table)]
     for row in result["rows"]:
         lines += ["", f"### {row['title'][0].upper()}{row['title'][1:]}", "", markdown_table(row_table(row))]
         if note := SCENE_NOTES.get(row["name"]):

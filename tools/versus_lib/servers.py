@@ -22,6 +22,8 @@ REPOSITORY = pathlib.Path(__file__).resolve().parent.parent.parent
 BASELINE = "nginx"
 BODY_BUFFERS = {f"nginx-body-{length}": length for length in ("128k", "512k")}
 CHUNKS = {f"nginx-{chunk}": chunk for chunk in ("64k", "256k", "512k")}
+# Highwater taking uploads as its peers do, who make no digest.
+NO_DIGEST = "highwater-no-digest"
 SEND_PATHS = ("auto", "sendfile", "splice", "ring-splice", "read", "send-zc")
 
 # The bare loops of benches/floor, and the rows that each serves.
@@ -204,11 +206,11 @@ def highwater(arguments: list[str]) -> Callable[[str, Site], list[str]]:
     return command
 
 
-def highwater_uploads(arguments: list[str]) -> Callable[[str, Site], list[str]]:
+def highwater_uploads(arguments: list[str], **more: bool) -> Callable[[str, Site], list[str]]:
     def command(program: str, site: Site) -> list[str]:
         command = highwater(arguments)(program, site)
         config = site.home / "highwater.toml"
-        upload = {"dir": str(site.uploads), "fsync": "none", "names": "client", "on_conflict": "replace"}
+        upload = {"dir": str(site.uploads), "fsync": "none", "names": "client", "on_conflict": "replace", **more}
         # A JSON string is a TOML one too.
         table = ", ".join(f"{key} = {json.dumps(value)}" for key, value in upload.items())
         config.write_text(config.read_text() + f"[[route]]\nprefix = \"{works.UPLOAD_PATH}\"\nupload = {{ {table} }}\n")
@@ -235,6 +237,7 @@ def kinds(binary: pathlib.Path, floor_binary: pathlib.Path | None, highwater_arg
         *(Kind(name, lambda: own_binary(binary), printed("--version"), highwater(more), works.ALL) for name, more in ours.items()),
         *(Kind(name, installed("nginx"), printed("-v"), command, rows) for name, (command, rows) in nginx_rows.items()),
         Kind("highwater", lambda: own_binary(binary), printed("--version"), highwater_uploads(arguments), works.UPLOADS),
+        Kind(NO_DIGEST, lambda: own_binary(binary), printed("--version"), highwater_uploads(arguments, sha256=False), works.UPLOADS),
         *(Kind(name, installed("nginx"), printed("-v"), command, frozenset({"upload-put"})) for name, command in puts.items()),
         Kind("node-busboy", node_with_busboy, busboy_version, busboy, frozenset({"upload-multipart"})),
         Kind("lighttpd", installed("lighttpd"), printed("-v"), lighttpd, works.ALL, descriptors_each=2),

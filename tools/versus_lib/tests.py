@@ -107,6 +107,7 @@ class Servers(unittest.TestCase):
         rows = {label: kind.rows for label, kind in by_label().items() if kind.rows & UPLOADS}
         puts = {f"{name}-uploads": frozenset({"upload-put"}) for name in ("nginx", *BODY_BUFFERS)}
         self.assertEqual(rows, puts | {"highwater-uploads": UPLOADS, "node-busboy-uploads": frozenset({"upload-multipart"})})
+"highwater-no-digest-uploads": UPLOADS, "node-busboy-uploads": frozenset({"upload-multipart"})})
 
     def test_the_configurations_for_uploads(self) -> None:
         with tempfile.TemporaryDirectory() as folder:
@@ -120,6 +121,8 @@ class Servers(unittest.TestCase):
             ours = tomllib.loads(written("highwater-uploads", "highwater.toml"))
             upload = {"dir": f"{home}/uploads", "fsync": "none", "names": "client", "on_conflict": "replace"}
             self.assertEqual(ours, {"route": [{"prefix": "/up", "upload": upload}]})
+            bare = tomllib.loads(written("highwater-no-digest-uploads", "highwater.toml"))
+            self.assertEqual(bare["route"][0]["upload"], upload | {"sha256": False})
             tuned = written("nginx-body-512k-uploads", "nginx.conf")
             for expected in ("client_max_body_size 0;", "client_body_buffer_size 512k;", f"client_body_temp_path {home}/client_body;",
                              f"location /up/ {{ alias {home}/uploads/; dav_methods PUT DELETE; }}"):
@@ -157,11 +160,12 @@ class Uploads(unittest.TestCase):
     def test_the_report_has_a_table_of_uploads(self) -> None:
         waits = {"reply_p50_us": 1000.0, "reply_p99_us": 2000.0, "reply_max_us": 3000.0, "resident_growth_bytes": 1 << 20, "resident_peak_bytes": 2 << 20}
         work = next(work for work in works() if work.name == "upload-put")
-        runs = {name: [run(cpu_ms_per_gb=cost, **waits)] for name, cost in (("highwater", 800.0), ("nginx", 300.0))}
+        runs = {name: [run(cpu_ms_per_gb=cost, **waits)] for name, cost in (("highwater", 800.0), ("highwater-no-digest", 250.0), ("nginx", 300.0))}
         told = figures.merge([result(figures.row(work, runs), hash_ms_per_gb=700.0)])
         text = report.markdown(told, "b.svg")
         self.assertIn("| PUT upload, 8 x 128 MB | 800 | - | - | 1,000 | 1.25 | nginx |", text)
         self.assertIn("| highwater | 1.000 | 800.0 | 1.000 | 2.000 | 3.000 | 1.0 | 2.0 | - | client-bound |", text)
+        self.assertIn("| PUT upload, 8 x 128 MB | 250 | - | - | 300 | 1.20 | nginx |", text)
         self.assertIn("700.0 ms/GB", text)
         self.assertNotIn("### Uploads", report.markdown(figures.merge([result(row(highwater=1.0, nginx=1.0))]), "b.svg"))
 
