@@ -106,8 +106,8 @@ class Servers(unittest.TestCase):
         self.assertEqual({work.name for work in works() if work.is_upload}, UPLOADS)
         rows = {label: kind.rows for label, kind in by_label().items() if kind.rows & UPLOADS}
         puts = {f"{name}-uploads": frozenset({"upload-put"}) for name in ("nginx", *BODY_BUFFERS)}
-        self.assertEqual(rows, puts | {"highwater-uploads": UPLOADS, "node-busboy-uploads": frozenset({"upload-multipart"})})
-"highwater-no-digest-uploads": UPLOADS, "node-busboy-uploads": frozenset({"upload-multipart"})})
+        ours = {"highwater-uploads": UPLOADS, "highwater-no-digest-uploads": UPLOADS}
+        self.assertEqual(rows, puts | ours | {"node-busboy-uploads": frozenset({"upload-multipart"})})
 
     def test_the_configurations_for_uploads(self) -> None:
         with tempfile.TemporaryDirectory() as folder:
