@@ -325,6 +325,10 @@ worker_metrics! {
     send_queue_waits: Counter;
     /// Replies that were known by their request's bytes.
     known_replies: Counter;
+    /// Files that were put in their place.
+    files_stored: Counter;
+    /// Bytes of uploads that are kept, in files or in what can be resumed.
+    upload_bytes: Counter;
     /// Turns of a transfer that had to wait for the disk.
     cold_reads: Counter;
     /// Files that were found open in the cache.

@@ -21,7 +21,7 @@ use highwater::{
     Server, StatusCode,
 };
 
-use crate::support::{Client, Fixture, PATIENCE, byte_at, bytes_at, check_bytes, eventually, not_shown};
+use crate::support::{Client, Fixture, Form, Framing, PATIENCE, byte_at, bytes_at, check_bytes, eventually, not_shown};
 
 /// A server on this process's own threads, with one worker.
 struct Embedded {
@@ -493,6 +493,67 @@ fn a_request_body_is_read_as_it_comes_whatever_its_framing() {
     client.ask("PUT", "/sum", "Content-Length: 0\r\n");
     assert_eq!(client.reply().expect(200).text(), "Some(0) 0 0\n");
     assert_eq!(client.get("/sum", "").expect(200).text(), "Some(0) 0 0\n");
+    server.stop();
+}
+
+/// Says of each part its name, its file's name, and the sum of its bytes; a part named `skip` is passed over, and one named `stop`
+/// is the last that is looked at.
+async fn parts(request: Request) -> Response {
+    let mut form = match request.multipart() {
+        Ok(form) => form,
+        Err(refused) => return refused.into(),
+    };
+    let mut told = String::new();
+    while let Some(part) = form.next_part().await {
+        let mut part = match part {
+            Ok(part) => part,
+            Err(refused) => return refused.into(),
+        };
+        let name = part.head().name.clone();
+        match name.as_str() {
+            "skip" => continue,
+            "stop" => break,
+            _ => {}
+        }
+        let file = part.head().file_name.clone().unwrap_or_else(|| String::from("-"));
+        let mut sum = 0;
+        while let Some(chunk) = part.next().await {
+            match chunk {
+                Ok(chunk) => sum += chunk.iter().map(|byte| u64::from(*byte)).sum::<u64>(),
+                Err(refused) => return refused.into(),
+            }
+        }
+        told.push_str(&format!("{name} {file} {sum}\n"));
+    }
+    Response::new(StatusCode::OK).with_body(told)
+}
+
+#[test]
+fn a_form_is_read_part_by_part_and_what_is_left_of_it_is_never_a_request() {
+    let server = Embedded::start(|builder| builder.route("/form", parts).route("/alive", alive));
+    let content = bytes_at(0, 300_000);
+    let sum = content.iter().map(|byte| u64::from(*byte)).sum::<u64>();
+    let form = Form::new().file("f", "a b.bin", &content).field("skip", &content).field("t", "ab");
+    for framing in [Framing::Length, Framing::Chunks(1000)] {
+        let mut client = server.connect();
+        let reply = client.upload("POST", "/form", &form.content_type(), framing, &form.closed()).expect(200);
+        assert_eq!(reply.text(), format!("f a b.bin {sum}\nt - 195\n"));
+        // F7: a little that is left is drained, more closes the connection.
+        for (left, closes) in [(1000, false), (300_000, true)] {
+            let mut client = server.connect();
+            let form = Form::new().field("t", "a").field("stop", "").file("f", "x", &content[..left]);
+            let reply = client.upload("POST", "/form", &form.content_type(), framing, &form.closed()).expect(200);
+            assert_eq!(reply.text(), "t - 97\n");
+            let _ = client.try_send("GET /alive HTTP/1.1\r\nHost: a\r\n\r\n");
+            assert_eq!(client.try_reply_to("GET").is_err(), closes, "{framing:?} {left}");
+        }
+    }
+    let mut client = server.connect();
+    let unclosed = client.upload("POST", "/form", &form.content_type(), Framing::Length, &form.open()).expect(400);
+    assert!(unclosed.text().contains("UNCLOSED"), "{}", unclosed.text());
+    let other = "Content-Type: text/plain\r\n";
+    assert_eq!(server.connect().upload("POST", "/form", other, Framing::Length, b"a").status(), 415);
+    check_alive(&server);
     server.stop();
 }
 

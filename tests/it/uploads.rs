@@ -285,6 +285,7 @@ fn promise1_one_upload_more_than_there_is_room_for_is_told_to_come_later() {
     }
     server.connect().upload("PUT", "/up/d", "", Framing::Length, b"d").expect(201);
     assert_eq!(names_in(folder.path()), ["0", "1", "c", "d"]);
+    assert_eq!((server.metric("files_stored"), server.metric("upload_bytes")), (4, 2 + 2 + 1 + 1));
     drop((open, third, fourth));
     server.expect_rest(usize::MAX);
     server.stop();

@@ -232,6 +232,7 @@ impl Reception {
             }
         }
         inbox.keep(reservation, stored.iter().map(|file| file.size).sum(), all_replaced);
+        inbox.worker.metrics.files_stored.add(stored.len() as u64);
         Ok((Receipt { files: stored, fields }, share))
     }
 }

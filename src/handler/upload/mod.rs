@@ -263,6 +263,7 @@ impl Inbox {
 
     /// Notes that so many bytes lie in the folder for good, in place of a file of `replaced` bytes.
     fn keep(&self, reservation: Option<Reservation>, size: u64, replaced: Option<u64>) {
+        self.worker.metrics.upload_bytes.add(size);
         if let Some(reservation) = reservation {
             reservation.keep(size);
         }

@@ -71,6 +71,7 @@ pub(super) async fn store(
             _ => Refusal::failed("a file can't be put in its place", error),
         })?;
         inbox.keep(reservation, size, replaced);
+        inbox.worker.metrics.files_stored.increment();
         let name = target.path_of(&stored);
         let url = inbox.url_of(&route, &name);
         let media_type = media_type.into();

@@ -411,6 +411,7 @@ impl Held {
         self.file = None;
         self.store.forget(self.id.as_bytes());
         self.inbox.keep(None, 0, replaced);
+        self.inbox.worker.metrics.files_stored.increment();
         Ok(())
     }
 
