@@ -218,9 +218,9 @@ def markdown_table(table: list[list[str]]) -> str:
 
 
 def ours(result: dict) -> list[str]:
-    """Highwater, and those of its send paths that were measured."""
-    names = [name for row in result["rows"] for name in row["summaries"] if name.partition("-")[0] == "highwater"]
-    return list(dict.fromkeys(names))
+    """Highwater, and those of its send paths that were measured beside others' files."""
+    names = [name for row in result["rows"] for name in row["against"] if name.partition("-")[0] == "highwater"]
+    return [name for name in dict.fromkeys(names) if len(against_table(result["rows"], name)) > 1]
 
 
 def text(result: dict) -> str:
