@@ -15,6 +15,7 @@ use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
 use super::auth::{self, AuthConfig, check_timeout, parse_method};
+use super::check;
 use super::rate::{Factor, check_rate};
 use super::route::{self, CacheRule, HandlerConfig, MediaConfig, RouteConfig};
 use super::upload::{self, UploadConfig};
@@ -257,7 +258,7 @@ fn route(value: &Value<'_>, dir: &Path, limits: &Limits) -> Result<RouteConfig, 
 /// A directory that is there, from the file's own one.
 fn directory(value: &Value<'_>, dir: &Path) -> Result<PathBuf, Wrong> {
     let path = super::absolute(dir, Path::new(string(value)?)).map_err(|what| wrong(value, what))?;
-    route::check_root(&path).map_err(|what| wrong(value, what))?;
+    check::check_root(&path).map_err(|what| wrong(value, what))?;
     Ok(path)
 }
 
@@ -367,9 +368,9 @@ fn factor(value: &Value<'_>) -> Result<Factor, Wrong> {
 fn origins(value: &Value<'_>) -> Result<Vec<String>, Wrong> {
     let origins = list(value, |origin| {
         // One by one first, so that a wrong origin in a long list is blamed on its own line.
-        checked(origin, |text| route::check_cors(&[String::from(text)]))
+        checked(origin, |text| check::check_cors(&[String::from(text)]))
     })?;
-    route::check_cors(&origins).map_err(|what| wrong(value, what))?;
+    check::check_cors(&origins).map_err(|what| wrong(value, what))?;
     Ok(origins)
 }
 

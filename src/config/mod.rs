@@ -10,6 +10,7 @@
 
 mod address;
 mod auth;
+mod check;
 mod file;
 mod rate;
 mod route;
@@ -25,8 +26,8 @@ use std::thread;
 pub use address::ListenAddress;
 pub use auth::{AuthConfig, RequestUrl};
 pub(crate) use auth::{RequestPlace, read_keys};
+pub(crate) use check::check_cors;
 pub use rate::{Factor, RateSource};
-pub(crate) use route::check_cors;
 pub use route::{CacheRule, HandlerConfig, MediaConfig, RouteConfig};
 pub use upload::{Fsync, Names, OnConflict, UploadConfig};
 
@@ -356,7 +357,7 @@ impl Overrides {
     }
 
     fn media_at(&self, root: &Path) -> Result<MediaConfig, Error> {
-        route::check_root(root).map_err(Error::operator)?;
+        check::check_root(root).map_err(Error::operator)?;
         let mut media = MediaConfig::new(absolute(Path::new(""), root).map_err(Error::operator)?);
         self.apply_to_media(&mut media);
         Ok(media)

@@ -3,15 +3,15 @@
 //! What may be written for each key is decided by one function here, whether it comes from the file, a flag or an embedder.
 
 use std::collections::BTreeMap;
-use std::io;
 use std::net::Ipv6Addr;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use super::auth::AuthConfig;
+use super::check::{self, check_cors, check_root};
 use super::rate::{Factor, RateSource, check_rate};
 use super::upload::UploadConfig;
 use crate::limits::Limits;
-use crate::proto::cors::{Cors, Origins, Sharing};
+use crate::proto::cors::{Cors, Sharing};
 use crate::proto::pattern::Pattern;
 
 /// One handler and the requests that it answers.
@@ -145,7 +145,7 @@ impl MediaConfig {
 
     /// What the pages of other sites may do here, once [`MediaConfig::check`] has let the origins through.
     pub(crate) fn sharing(&self) -> Option<Cors> {
-        sharing(self.cors.as_deref(), Sharing::MEDIA)
+        check::sharing(self.cors.as_deref(), Sharing::MEDIA)
     }
 
     /// Whether the rates fit the server's limits.
@@ -208,35 +208,12 @@ pub(super) fn check_prefix(prefix: &str) -> Result<(), String> {
     Ok(())
 }
 
-pub(super) fn check_root(root: &Path) -> Result<(), String> {
-    let shown = root.display();
-    match root.metadata() {
-        Ok(metadata) if metadata.is_dir() => Ok(()),
-        Ok(_) => Err(format!("`{shown}` is not a directory: write the directory that holds the files")),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            Err(format!("`{shown}` does not exist: create it, or write the directory that holds the files"))
-        }
-        Err(error) => Err(format!("`{shown}` cannot be opened ({error}): allow it, or write another directory")),
-    }
-}
-
 pub(super) fn check_index(name: &str) -> Result<(), String> {
     match name {
         "" | "." | ".." => Err(format!("`{name}` is not a file's name: write one like index.html, or [] for none")),
         _ if name.contains(['/', '\0']) => Err(format!("`{name}` is a path: write a file's name, like index.html")),
         _ => Ok(()),
     }
-}
-
-/// Checks a whole list of origins: `*` stands alone.
-pub(crate) fn check_cors(origins: &[String]) -> Result<(), String> {
-    Origins::parse(origins.iter().map(String::as_str)).map(drop).map_err(|error| error.to_string())
-}
-
-/// What the pages of these origins may do; nothing without origins, or with one that [`check_cors`] refuses.
-pub(super) fn sharing(origins: Option<&[String]>, sharing: Sharing) -> Option<Cors> {
-    let origins = Origins::parse(origins?.iter().map(String::as_str)).ok()?;
-    Some(Cors::new(origins, sharing))
 }
 
 pub(super) fn check_content_type(extension: &str, value: &str) -> Result<(), String> {
@@ -291,17 +268,6 @@ mod tests {
         for host in ["", "Example.com", "example.com:80", "http://a", "::1", "[::1]:80", "[a", "a b", "*.a"] {
             assert!(check_host(host).is_err(), "{host}");
         }
-    }
-
-    #[test]
-    fn a_root_is_a_directory_or_a_link_to_one() {
-        let dir = tempfile::tempdir().unwrap();
-        let link = dir.path().join("link");
-        std::os::unix::fs::symlink(dir.path(), &link).unwrap();
-        assert_eq!(check_root(&link), Ok(()));
-        std::fs::write(dir.path().join("file"), "").unwrap();
-        let inside = check_root(&dir.path().join("file/inside")).unwrap_err();
-        assert!(inside.contains("cannot be opened (Not a directory"), "{inside}");
     }
 
     #[test]

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
 
-use super::route::{self, check_cors, check_root};
+use super::check::{self, check_cors, check_root};
 use crate::error::Error;
 use crate::limits::Limits;
 use crate::proto::cors::{Cors, Sharing};
@@ -94,7 +94,7 @@ impl UploadConfig {
 
     /// What the pages of other sites may do here, once [`UploadConfig::check`] has let the origins through.
     pub(crate) fn sharing(&self) -> Option<Cors> {
-        route::sharing(self.origins.as_deref(), Sharing::UPLOAD)
+        check::sharing(self.origins.as_deref(), Sharing::UPLOAD)
     }
 }
 

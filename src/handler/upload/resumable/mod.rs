@@ -11,7 +11,9 @@
 
 pub(super) mod ietf;
 pub(super) mod locks;
+mod pieces;
 mod record;
+mod stream;
 pub(super) mod sweep;
 pub(super) mod tus;
 
@@ -25,14 +27,14 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use futures_util::StreamExt;
 use http::StatusCode;
-use sha1::Sha1;
 use sha2::{Digest, Sha256};
 
 use self::locks::Lock;
+use self::pieces::Pieces;
 use self::record::{Placed, Record, record_name};
+use self::stream::{Check, Stream};
 use super::intake::Intake;
 use super::place::{Draft, STORE, Target, open_store, random_name};
-use super::quota::Reservation;
 use super::refusal::Refusal;
 use super::reply::{Receipt, Stored};
 use super::sink::Sink;
@@ -440,6 +442,17 @@ impl Held {
         Ok(Some(hash))
     }
 
+    /// The bytes of a partial upload that is whole.
+    pub fn into_pieces(self) -> Result<Pieces, Refusal> {
+        let Held { file, record, share, .. } = self;
+        let is_part = record.is_partial() && record.is_whole();
+        let file = file.filter(|_| is_part).ok_or_else(|| {
+            let text = "An upload in the concatenation is not partial, or not whole.";
+            Refusal::new(StatusCode::BAD_REQUEST, "CONCATENATION", text)
+        })?;
+        Ok(Pieces::of(file, record.offset).keeping(share))
+    }
+
     /// Makes the upload one of these partial ones, one behind the other.
     pub async fn concatenate(mut self, parts: Vec<Pieces>) -> (Self, Appended) {
         let runtime = self.inbox.worker.runtime.clone();
@@ -553,109 +566,6 @@ impl Inbox {
         match (&self.quota, on_conflict) {
             (Some(_), OnConflict::Replace) => raw::look_up(directory, name).await,
             _ => Ok(None),
-        }
-    }
-}
-
-/// A body on its way into an upload.
-struct Stream {
-    sink: Sink,
-    /// Where the upload ends at the latest.
-    end: u64,
-    reservation: Option<Reservation>,
-    /// Whether all of it is reserved.
-    is_reserved: bool,
-    check: Option<Check>,
-    completes: bool,
-}
-
-impl Stream {
-    fn take(&mut self, piece: Chunk) -> Result<(), Refusal> {
-        let len = piece.len() as u64;
-        if self.end - self.sink.len() < len {
-            return Err(Refusal::too_large(self.end));
-        }
-        if !self.is_reserved && self.reservation.as_mut().is_some_and(|reserved| !reserved.extend(len)) {
-            return Err(Refusal::full());
-        }
-        if let Some(check) = &mut self.check {
-            check.update(&piece);
-        }
-        self.sink.push(piece);
-        Ok(())
-    }
-}
-
-/// The bytes of an upload, a buffer at a time.
-#[derive(Clone)]
-pub(super) struct Pieces {
-    file: Rc<File>,
-    at: u64,
-    end: u64,
-    /// Its place among the files that are under way; it is as open as they are.
-    _share: Option<Rc<Share>>,
-}
-
-impl Pieces {
-    fn of(file: Rc<File>, end: u64) -> Self {
-        Pieces { file, at: 0, end, _share: None }
-    }
-
-    /// Those of a partial upload that is whole.
-    pub async fn of_partial(inbox: &Rc<Inbox>, id: &str) -> Result<Self, Refusal> {
-        let held = Held::open(inbox, id).await?;
-        let Held { file, record, share, .. } = held;
-        let is_part = record.is_partial() && record.is_whole();
-        let file = file.filter(|_| is_part).ok_or_else(|| {
-            let text = "An upload in the concatenation is not partial, or not whole.";
-            Refusal::new(StatusCode::BAD_REQUEST, "CONCATENATION", text)
-        })?;
-        Ok(Pieces { _share: Some(Rc::new(share)), ..Pieces::of(file, record.offset) })
-    }
-
-    /// How many bytes there are.
-    pub fn len(&self) -> u64 {
-        self.end
-    }
-
-    async fn next(&mut self, inbox: &Inbox) -> Result<Option<Chunk>, Refusal> {
-        if self.at == self.end {
-            return Ok(None);
-        }
-        let buf = inbox.worker.runtime.upload_pool().acquire().await;
-        let len = buf.spare_len().min(usize::try_from(self.end - self.at).unwrap_or(usize::MAX));
-        let (read, buf) = self.file.read(self.at, len, buf).await;
-        let read = read.and_then(|read| if read == 0 { Err(io::ErrorKind::UnexpectedEof.into()) } else { Ok(read) });
-        self.at += read.map_err(|error| Refusal::failed("an upload can't be read", error))? as u64;
-        Ok(Some(Chunk::leased(Rc::new(buf))))
-    }
-}
-
-/// A checksum that is being made.
-enum Check {
-    Sha1(Sha1, [u8; 20]),
-    Sha256(Sha256, [u8; 32]),
-}
-
-impl Check {
-    fn new(expected: Checksum) -> Self {
-        match expected {
-            Checksum::Sha1(expected) => Check::Sha1(Sha1::new(), expected),
-            Checksum::Sha256(expected) => Check::Sha256(Sha256::new(), expected),
-        }
-    }
-
-    fn update(&mut self, bytes: &[u8]) {
-        match self {
-            Check::Sha1(hash, _) => hash.update(bytes),
-            Check::Sha256(hash, _) => hash.update(bytes),
-        }
-    }
-
-    fn holds(self) -> bool {
-        match self {
-            Check::Sha1(hash, expected) => hash.finalize()[..] == expected,
-            Check::Sha256(hash, expected) => hash.finalize()[..] == expected,
         }
     }
 }

@@ -8,7 +8,8 @@ use http::{Method, StatusCode};
 
 use super::super::refusal::Refusal;
 use super::super::{Inbox, route_of};
-use super::{Addition, Appended, Held, Pieces, STORE, Wish};
+use super::pieces::Pieces;
+use super::{Addition, Appended, Held, STORE, Wish};
 use crate::http::{Request, Response};
 use crate::limits::Limits;
 use crate::proto::tus::{
@@ -79,7 +80,7 @@ pub(in super::super) async fn create(inbox: &Rc<Inbox>, mut request: Request) ->
                 // One that is there already is held here: it can't be opened again.
                 let part = match urls[..number].iter().position(|earlier| id_of(earlier) == id_of(url)) {
                     Some(earlier) => parts[earlier].clone(),
-                    None => Pieces::of_partial(inbox, id_of(url)).await?,
+                    None => Held::open(inbox, id_of(url)).await?.into_pieces()?,
                 };
                 parts.push(part);
             }
