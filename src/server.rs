@@ -741,7 +741,8 @@ fn raise_descriptor_limit(config: &Config) {
         tracing::warn!(
             wanted,
             limit = reachable,
-            "fewer descriptors than connections and cached files: accepting will pause when they run out"
+            "fewer descriptors than the limits may take: accepting will pause when they run out; raise the limit (ulimit -n, \
+             LimitNOFILE), or lower connections, open_files or uploads"
         );
     }
 }

@@ -905,6 +905,22 @@ fn u6_a_slow_route_gives_an_upload_up_at_once_too() {
 }
 
 #[test]
+fn u4_a_creation_at_a_name_is_never_the_files_content() {
+    let uploads = Uploads::new();
+    let server = uploads.serve("on_conflict = \"replace\"");
+    server.connect().put("/up/precious.bin", b"precious").expect(201);
+    let mut tus = Tus::of(&server);
+    let location = location_of(&tus.ask("POST", "/up/precious.bin", "Upload-Length: 3\r\n", b"").expect(201));
+    assert!(location.starts_with("/up/.uploads/"), "{location}");
+    assert_eq!(fs::read(uploads.at("precious.bin")).expect("the file"), b"precious");
+    // When it is whole, it has the name that it was created at.
+    tus.patch(&location, 0, b"new").expect(204);
+    assert_eq!(fs::read(uploads.at("precious.bin")).expect("the file"), b"new");
+    assert_eq!(uploads.files(), ["precious.bin"]);
+    server.stop();
+}
+
+#[test]
 fn u3_names_are_made_up_unless_the_route_takes_the_clients() {
     for (policy, expected) in [("generated", None), ("client", Some("film.bin"))] {
         let uploads = Uploads::new();

@@ -169,7 +169,11 @@ impl Inbox {
             (&Method::OPTIONS, place) => Ok(self.options(&place)),
             (_, Place::Upload(id)) if speaks_tus => Box::pin(tus::resource(self, request, &id)).await,
             (_, Place::Upload(id)) => Box::pin(ietf::resource(self, request, &id)).await,
-            (&Method::POST, Place::Folder) if speaks_tus => Box::pin(tus::create(self, request)).await,
+            (&Method::POST, Place::Folder) if speaks_tus => Box::pin(tus::create(self, request, None)).await,
+            // Never as a body of that name: a creation has none.
+            (&Method::POST, Place::File(target)) if speaks_tus => {
+                Box::pin(tus::create(self, request, Some(target))).await
+            }
             (&Method::POST, Place::Folder) if is_form(&request) => Box::pin(form::post(self, request)).await,
             (&Method::POST, Place::Folder) => self.store(request, None).await,
             (&Method::PUT | &Method::POST, Place::File(target)) => self.store(request, Some(target)).await,

@@ -6,6 +6,7 @@ use std::rc::Rc;
 
 use http::{Method, StatusCode};
 
+use super::super::place::Target;
 use super::super::refusal::Refusal;
 use super::super::{Inbox, route_of};
 use super::pieces::Pieces;
@@ -61,8 +62,12 @@ impl From<tus::Refusal> for Refusal {
     }
 }
 
-/// Answers a POST that creates an upload.
-pub(in super::super) async fn create(inbox: &Rc<Inbox>, mut request: Request) -> Result<Response, Refusal> {
+/// Answers a POST that creates an upload; what it becomes has the name that the path asked for, if it did.
+pub(in super::super) async fn create(
+    inbox: &Rc<Inbox>,
+    mut request: Request,
+    target: Option<Target>,
+) -> Result<Response, Refusal> {
     tus::check_version(request.fields())?;
     let creation = Creation::parse(request.fields(), inbox.config.file_len)?;
     check_bounds(&creation)?;
@@ -102,7 +107,7 @@ pub(in super::super) async fn create(inbox: &Rc<Inbox>, mut request: Request) ->
     let metadata = creation.metadata;
     let file_name = metadata.get("filename").map(|name| String::from_utf8_lossy(name).into_owned());
     let text = Some(metadata.text().to_owned()).filter(|text| !text.is_empty());
-    let wish = Wish { length, target: None, only_new: false, file_name, metadata: text, concat };
+    let wish = Wish { length, target, only_new: false, file_name, metadata: text, concat };
     let held = Held::create(inbox, wish).await?;
 
     let route = route_of(&request).to_owned();
