@@ -11,6 +11,7 @@ pub mod cors;
 pub mod disposition;
 pub mod fields;
 pub mod http1;
+pub mod journal;
 pub mod media_duration;
 pub mod media_type;
 pub mod multipart;
