@@ -20,6 +20,7 @@ mod known;
 mod multipart;
 mod pace;
 mod pacing;
+pub(crate) mod page;
 mod reader;
 mod region;
 mod request;
