@@ -454,7 +454,7 @@ impl WorkerSeat {
             connections.open_gate(listener, handler.clone(), 0);
         }
         if let Some(admin) = admin {
-            let ceiling = shared.config.limits.memory_ceiling(shared.mailboxes.len());
+            let ceiling = shared.config.memory_ceiling();
             let asked = shared.clone();
             let ask = move || asked.mailboxes.iter().for_each(|mailbox| mailbox.post(Order::ShowBusiest));
             let handler = Admin::new(shared.metrics.clone(), ceiling, ask).make(&worker);
