@@ -56,7 +56,7 @@ impl Watcher {
     #[track_caller]
     fn description(&mut self) -> Value {
         let text = self.chunk().expect("an event");
-        let data = text.strip_prefix("retry: 1000\nevent: server\ndata: ").expect("the server's description");
+        let data = text.strip_prefix("event: server\nretry: 1000\ndata: ").expect("the server's description");
         serde_json::from_str(data.trim_end()).expect("JSON")
     }
 }

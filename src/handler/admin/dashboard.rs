@@ -21,6 +21,7 @@ use serde_json::json;
 use crate::error::Error;
 use crate::http::{Body, Framed, Response, Worker};
 use crate::limits::{Limits, MemoryCeiling, Term};
+use crate::proto::sse::{self, Event};
 use crate::rt::signal::{Signal, Watch};
 use crate::rt::task::JoinHandle;
 use crate::rt::timer::sleep;
@@ -30,8 +31,8 @@ use crate::telemetry::metrics::Metrics;
 /// Between two snapshots.
 const INTERVAL: Duration = Duration::from_secs(1);
 
-/// After how long a browser comes back when the stream has broken off, in milliseconds.
-const RETRY_MS: u32 = 1000;
+/// After how long a browser comes back when the stream has broken off.
+const RETRY: Duration = Duration::from_secs(1);
 
 /// Asks all workers to show what keeps them busiest.
 pub type Ask = Arc<dyn Fn() + Send + Sync>;
@@ -67,7 +68,9 @@ impl Dashboard {
                 "kernel": terms(&ceiling.kernel),
             },
         });
-        let description = Framed::new(format!("retry: {RETRY_MS}\nevent: server\ndata: {description}\n\n").as_bytes());
+        let data = description.to_string();
+        let event = Event { event: Some("server"), retry: Some(RETRY), data: Some(&data), ..Event::default() };
+        let description = Framed::new(&sse::encode(&event));
         Rc::new(Dashboard {
             worker: worker.clone(),
             metrics: metrics.clone(),
@@ -91,7 +94,7 @@ impl Dashboard {
         // A HEAD request takes no seat: its reply has the same head, and no body that could give one up.
         let body = if *method == Method::HEAD { Body::stream::<Framed>(empty()) } else { Body::stream(self.watch()) };
         Response::new(StatusCode::OK)
-            .field("Content-Type", "text/event-stream")
+            .field("Content-Type", sse::MEDIA_TYPE)
             .field("Cache-Control", "no-cache, no-transform")
             .field("X-Accel-Buffering", "no")
             .field("X-Content-Type-Options", "nosniff")
@@ -127,8 +130,9 @@ impl Dashboard {
         self.times.set(times);
         self.number.set(self.number.get() + 1);
         let json = serde_json::to_string(&snapshot).expect("a snapshot is JSON");
-        let event = format!("id: {}\ndata: {json}\n\n", self.number.get());
-        *self.latest.borrow_mut() = Some(Framed::new(event.as_bytes()));
+        let id = self.number.get().to_string();
+        let event = Event { id: Some(&id), data: Some(&json), ..Event::default() };
+        *self.latest.borrow_mut() = Some(Framed::new(&sse::encode(&event)));
         (self.ask)();
     }
 }
