@@ -6,7 +6,7 @@
   const LATE_MS = 5_000;
   const GAP_MS = 2_500;
   const RETRY_MS = 2_000;
-  const LAST_MINUTE_MS = 60_000;
+  const HALF_MINUTE_MS = 30_000;
 
   // ---- how numbers are written
 
@@ -156,297 +156,311 @@
   const BOTTOM = HEIGHT - 18;
   /** How long before the end the cursor stands, in milliseconds, in all charts at once; null while there is none. */
   let cursor = null;
-  const charts = [];
+  const plots = [];
 
-  const nearest = (at) => {
-    let best = null;
-    for (const p of shown) {
-      if (!best || Math.abs(p.t - at) < Math.abs(best.t - at)) best = p;
-    }
-    return best && Math.abs(best.t - at) <= GAP_MS ? best : null;
-  };
+  /** The point that was taken at this time, if one was. */
+  function nearest(at) {
+    const distance = (p) => Math.abs(p.t - at);
+    const best = shown.reduce((best, p) => (best && distance(best) <= distance(p) ? best : p), null);
+    return best && distance(best) <= GAP_MS ? best : null;
+  }
+
   const chosen = () => (cursor === null ? last() : nearest(end() - cursor));
-
-  /** A round number that is not less. */
-  function ceiling(x, binary) {
-    if (!(x > 0)) return 1;
-    const base = binary ? 2 ** (10 * Math.floor(Math.log2(x) / 10)) : 1;
-    const ten = 10 ** Math.floor(Math.log10(x / base));
-    return base * ten * [1, 1.2, 1.6, 2, 2.4, 3, 4, 5, 6, 8, 10].find((n) => n * ten * base >= x * 0.9999);
-  }
-
-  /** The parts of a section that all charts have. */
-  function frame(id, label) {
-    const section = $(id);
-    const head = add(section, "div", { class: "head" });
-    const now = add(head, "p", { class: "now" });
-    const at = add(head, "span", { class: "at" });
-    const legend = add(section, "ul", { class: "legend" });
-    const svg = add(section, "svg", {
-      class: "plot", tabindex: 0, role: "slider", "aria-label": label, "aria-orientation": "horizontal",
-    });
-    section.insertBefore(svg, legend.nextSibling);
-    const frame = { section, now, at, legend, svg, width: 320 };
-    new ResizeObserver(([entry]) => {
-      frame.width = Math.max(120, Math.round(entry.contentRect.width));
-      svg.setAttribute("viewBox", `0 0 ${frame.width} ${HEIGHT}`);
-      frame.draw?.();
-    }).observe(svg);
-    return frame;
-  }
-
-  /**
-   * A chart of the last five minutes. `series` are drawn as lines, or stacked as areas; `values(p)` are their numbers in a point.
-   * `top(most)` is the upper end of the axis; a logarithmic one reaches from one power of ten to another, within `log`.
-   */
-  function chart(id, { label, series, values, write, big, stacked, washed, log, top, binary, rule, extra, columns }) {
-    const f = frame(id, label);
-    const entries = [...series, ...(extra ?? [])].map(({ name, color }) => {
-      const item = add(f.legend, "li");
-      if (color) add(item, "i", { class: `swatch ${color}`, "aria-hidden": "true" });
-      add(item, "span", {}, name);
-      return add(item, "b");
-    });
-    const details = fold(f.section, "As a table");
-    const fill = table(details, `${label}, by half a minute`, [
-      { title: "until" }, ...columns.map((title) => ({ title, kind: "n" })),
-    ]);
-    const grid = add(f.svg, "g");
-    const marks = add(f.svg, "g");
-    const labels = add(f.svg, "g");
-    const line = add(f.svg, "line", { class: "cursor", y1: TOP - 4, y2: BOTTOM });
-    const x = (t) => ((t - end() + reach()) / reach()) * f.width;
-
-    function axis() {
-      grid.replaceChildren();
-      labels.replaceChildren();
-      const step = reach() / (reach() === KEPT_MS ? 5 : 4);
-      for (let ago = step; ago < reach(); ago += step) {
-        const at = f.width * (1 - ago / reach());
-        add(grid, "line", { class: "grid", x1: at, x2: at, y1: BOTTOM, y2: BOTTOM + 3 });
-        add(labels, "text", { x: at, y: HEIGHT - 4, "text-anchor": "middle" }, `−${span(ago / 1000)}`);
-      }
-      add(labels, "text", { x: f.width, y: HEIGHT - 4, "text-anchor": "end" }, "now");
-      let y, ticks;
-      if (log) {
-        const known = shown.flatMap(values).filter((v) => v !== null);
-        const [least, most] = log.map((edge) => Math.round(Math.log10(edge)));
-        // At least three powers of ten, so that a little more is not drawn as much more.
-        const low = Math.min(most - 3, Math.max(least, Math.floor(Math.log10(Math.min(...known, 1e-4)))));
-        const high = Math.max(low + 3, Math.min(most, Math.ceil(Math.log10(Math.max(...known, 1e-9)))));
-        y = (v) => BOTTOM - ((Math.min(high, Math.max(low, Math.log10(v))) - low) / (high - low)) * (BOTTOM - TOP);
-        ticks = [];
-        for (let decade = low; decade <= high; decade += 1) ticks.push(10 ** decade);
-      } else {
-        const most = Math.max(0, ...shown.map((p) => (stacked ? sum(values(p)) : Math.max(...values(p)))));
-        const high = top ? top(most) : ceiling(most, binary);
-        y = (v) => BOTTOM - (Math.min(v, high) / high) * (BOTTOM - TOP);
-        ticks = top ? [high / 2] : [0, high / 2, high];
-      }
-      ticks.forEach((tick, i) => {
-        const at = Math.round(y(tick)) + 0.5;
-        add(grid, "line", { class: "grid", x1: 0, x2: f.width, y1: at, y2: at });
-        if (tick > 0) add(labels, "text", { class: "halo", x: 1, y: at - 3.5 }, write(tick));
-      });
-      return y;
-    }
-
-    /** Runs of points without a gap. */
-    function runs(read) {
-      const runs = [];
-      let from = null;
-      for (const p of shown) {
-        const value = read(p);
-        if (value === null || value === undefined || Number.isNaN(value)) {
-          from = null;
-          continue;
-        }
-        if (from === null || p.t - from > GAP_MS) runs.push([]);
-        runs[runs.length - 1].push([x(p.t), value, p]);
-        from = p.t;
-      }
-      return runs;
-    }
-    const at = (n) => n.toFixed(1);
-    const path = (points) => points.map(([px, py], i) => `${i ? "L" : "M"}${at(px)} ${at(py)}`).join("");
-    // A point alone is a line of no length: its round caps are a dot.
-    const stroke = (run) => (run.length === 1 ? `${path(run)}h0` : path(run));
-
-    function plot(y) {
-      marks.replaceChildren();
-      series.forEach(({ color, hidden }, n) => {
-        if (hidden) return;
-        const d = [];
-        const wash = [];
-        const read = (p) => (stacked ? (values(p)[n] === null ? null : sum(values(p).slice(0, n + 1))) : values(p)[n]);
-        const floor = (p) => (stacked && n > 0 ? sum(values(p).slice(0, n)) : 0);
-        for (const run of runs(read)) {
-          const upper = run.map(([px, value]) => [px, y(value)]);
-          d.push(stroke(upper));
-          const lower = run.map(([px, , p]) => [px, y(floor(p))]).reverse();
-          wash.push(`${path(upper)}${path(lower).replace("M", "L")}Z`);
-        }
-        if (stacked) add(marks, "path", { class: `area ${color}`, d: wash.join("") });
-        else {
-          if (washed) add(marks, "path", { class: `area wash ${color}`, d: wash.join("") });
-          add(marks, "path", { class: `stroke ${color}`, d: d.join("") });
-        }
-      });
-      const ruled = rule?.();
-      if (ruled) {
-        const at = y(ruled.value);
-        add(marks, "line", { class: "rule", x1: 0, x2: f.width, y1: at, y2: at });
-        add(marks, "text", { class: "halo", x: 1, y: at - 4 }, ruled.text);
-      }
-    }
-
-    function point() {
-      const p = chosen();
-      f.now.replaceChildren();
-      if (p) {
-        const [main, unit] = big(p);
-        f.now.append(main);
-        if (unit) add(f.now, "small", {}, ` ${unit}`);
-      } else f.now.append("–");
-      const read = p ? [...values(p), ...(extra ?? []).map((e) => e.value(p))] : [];
-      entries.forEach((entry, i) => {
-        entry.textContent = or((extra && i >= series.length && extra[i - series.length].write) || write, read[i]);
-      });
-      f.at.textContent = cursor === null ? "" : p ? clock(p.t) : "no data";
-      const lineX = cursor === null ? -9 : x(end() - cursor);
-      line.setAttribute("x1", lineX);
-      line.setAttribute("x2", lineX);
-      f.svg.setAttribute("aria-valuemin", -reach() / 1000);
-      f.svg.setAttribute("aria-valuemax", 0);
-      f.svg.setAttribute("aria-valuenow", -Math.round((cursor ?? 0) / 1000));
-      const told = series.map(({ name }, i) => `${name} ${or(write, read[i])}`).join(", ");
-      f.svg.setAttribute("aria-valuetext", `${p ? clock(p.t) : "no data"}: ${told}`);
-    }
-
-    function tabulate() {
-      if (!details.open) return;
-      const rows = [];
-      for (let ago = 0; ago < KEPT_MS; ago += 30_000) {
-        const inside = shown.filter((p) => p.t <= end() - ago && p.t > end() - ago - 30_000);
-        const mean = (read) => {
-          const known = inside.map(read).filter((v) => v !== null && v !== undefined);
-          return known.length ? sum(known) / known.length : null;
-        };
-        const cells = series.map((_, n) => or(write, mean((p) => values(p)[n])));
-        const others = (extra ?? []).map((e) => or(e.write ?? write, mean(e.value)));
-        if (inside.length) rows.push({ cells: [clock(end() - ago), ...cells, ...others] });
-      }
-      fill(rows);
-    }
-
-    f.draw = () => {
-      plot(axis());
-      point();
-      tabulate();
-    };
-    f.point = point;
-    charts.push(f);
-
-    const moved = (event) => {
-      const box = f.svg.getBoundingClientRect();
-      const ratio = Math.min(1, Math.max(0, (event.clientX - box.left) / box.width));
-      choose(Math.round(((1 - ratio) * reach()) / 1000) * 1000);
-    };
-    f.svg.addEventListener("pointermove", moved);
-    f.svg.addEventListener("pointerdown", moved);
-    f.svg.addEventListener("pointerleave", () => choose(null));
-    f.svg.addEventListener("keydown", (event) => {
-      const step = event.shiftKey ? 10_000 : 1_000;
-      const from = cursor ?? 0;
-      const to = {
-        ArrowLeft: Math.min(reach(), from + step),
-        ArrowRight: Math.max(0, from - step),
-        PageUp: Math.min(reach(), from + 60_000),
-        PageDown: Math.max(0, from - 60_000),
-        Home: Math.min(reach(), shown.length ? end() - shown[0].t : 0),
-        End: 0,
-      }[event.key];
-      if (to === undefined) return;
-      event.preventDefault();
-      choose(to);
-    });
-    f.svg.addEventListener("blur", () => choose(null));
-    return f;
-  }
 
   function choose(at) {
     if (at === cursor) return;
     cursor = at;
-    charts.forEach((f) => f.point());
+    plots.forEach((plot) => plot.read());
   }
 
-  const CLASSES = ["2xx", "3xx", "4xx", "5xx"];
+  /** A round number that is not less. */
+  function ceiling(x, binary) {
+    if (!(x > 0)) return 1;
+    const unit = binary ? 2 ** (10 * Math.floor(Math.log2(x) / 10)) : 1;
+    const ten = unit * 10 ** Math.floor(Math.log10(x / unit));
+    return ten * [1, 1.2, 1.6, 2, 2.4, 3, 4, 5, 6, 8, 10].find((n) => n * ten >= x * 0.9999);
+  }
 
-  chart("throughput", {
-    label: "Throughput",
+  const fixed = (n) => n.toFixed(1);
+  const path = (points) => points.map(([x, y], i) => `${i ? "L" : "M"}${fixed(x)} ${fixed(y)}`).join("");
+
+  /** What all drawings have: a number above, a legend, and a place that a pointer and a keyboard find their way in. */
+  class Plot {
+    constructor(id, label) {
+      this.section = $(id);
+      const head = add(this.section, "div", { class: "head" });
+      this.now = add(head, "p", { class: "now" });
+      this.at = add(head, "span", { class: "at" });
+      this.legend = add(this.section, "ul", { class: "legend" });
+      this.svg = add(this.section, "svg", {
+        class: "plot", tabindex: 0, role: "slider", "aria-label": label, "aria-orientation": "horizontal",
+      });
+      this.grid = add(this.svg, "g");
+      this.marks = add(this.svg, "g");
+      this.labels = add(this.svg, "g");
+      this.details = fold(this.section, "As a table");
+      this.width = 320;
+      new ResizeObserver(([{ contentRect }]) => {
+        this.width = Math.max(120, Math.round(contentRect.width));
+        this.svg.setAttribute("viewBox", `0 0 ${this.width} ${HEIGHT}`);
+        this.draw();
+      }).observe(this.svg);
+      for (const event of ["pointermove", "pointerdown"]) this.svg.addEventListener(event, (e) => this.point(e));
+      for (const event of ["pointerleave", "blur"]) this.svg.addEventListener(event, () => this.leave());
+      this.svg.addEventListener("keydown", (e) => this.press(e));
+      plots.push(this);
+    }
+
+    /** How far to the right a pointer is, from 0 to 1. */
+    part(event) {
+      const box = this.svg.getBoundingClientRect();
+      return Math.min(1, Math.max(0, (event.clientX - box.left) / box.width));
+    }
+
+    /** The number above, with what it is. */
+    head(number, unit) {
+      this.now.replaceChildren(number);
+      if (unit) add(this.now, "small", {}, ` ${unit}`);
+    }
+
+    /** What is told to those who do not see it. While they listen, only their own steps are told. */
+    tell(from, to, at, text) {
+      if (document.activeElement === this.svg && this.told === at) return;
+      this.told = at;
+      for (const [key, value] of Object.entries({ valuemin: from, valuemax: to, valuenow: at, valuetext: text })) {
+        this.svg.setAttribute(`aria-${key}`, value);
+      }
+    }
+
+    text(x, y, text, anchor = "start") {
+      add(this.labels, "text", { class: "halo", x: fixed(x), y: fixed(y), "text-anchor": anchor }, text);
+    }
+
+    rule(x1, y1, x2, y2, kind = "grid") {
+      add(this.grid, "line", { class: kind, x1: fixed(x1), x2: fixed(x2), y1: fixed(y1), y2: fixed(y2) });
+    }
+  }
+
+  /**
+   * A chart of the last minutes. `series` are drawn as lines, or `stacked` as areas; `values(p)` are their numbers in a point, and
+   * `extra` are more that are only told. The axis ends at a round number or at `top()`, above which is written what `named()` says;
+   * with `log` it is logarithmic and lies between these two.
+   */
+  class Chart extends Plot {
+    constructor(id, label, options) {
+      super(id, label);
+      Object.assign(this, { extra: [], big: ([first]) => [first] }, options);
+      this.columns = [...this.series, ...this.extra];
+      this.entries = this.columns.map(({ name, color }) => {
+        const item = add(this.legend, "li");
+        if (color) add(item, "i", { class: `swatch ${color}`, "aria-hidden": "true" });
+        add(item, "span", {}, name);
+        return add(item, "b");
+      });
+      this.fill = table(this.details, `${label}, by half a minute`, [
+        { title: "until" }, ...this.columns.map(({ name }) => ({ title: name, kind: "n" })),
+      ]);
+      this.line = add(this.svg, "line", { class: "cursor", y1: TOP - 8, y2: BOTTOM });
+    }
+
+    x(t) {
+      return (1 - (end() - t) / reach()) * this.width;
+    }
+
+    draw() {
+      const y = this.axis();
+      this.marks.replaceChildren();
+      this.series.forEach((_, n) => this.plot(n, y));
+      this.read();
+      if (this.details.open) this.tabulate();
+    }
+
+    /** Draws the axes; where a value stands. */
+    axis() {
+      this.grid.replaceChildren();
+      this.labels.replaceChildren();
+      const step = reach() / (reach() === KEPT_MS ? 5 : 4);
+      for (let ago = step; ago < reach(); ago += step) {
+        const x = this.x(end() - ago);
+        this.rule(x, BOTTOM, x, BOTTOM + 3);
+        this.text(x, HEIGHT - 4, `−${span(ago / 1000)}`, "middle");
+      }
+      this.text(this.width, HEIGHT - 4, "now", "end");
+      const { part, ticks } = this.log ? this.powers() : this.evenly();
+      const y = (value) => BOTTOM - Math.min(1, Math.max(0, part(value))) * (BOTTOM - TOP);
+      for (const tick of ticks) {
+        const at = Math.round(y(tick)) + 0.5;
+        const isTop = this.named && tick === ticks[ticks.length - 1];
+        this.rule(0, at, this.width, at, isTop ? "rule" : "grid");
+        if (tick > 0) this.text(1, at - 3.5, isTop ? this.named(tick) : this.write(tick));
+      }
+      return y;
+    }
+
+    evenly() {
+      const total = (p) => (this.stacked ? sum(this.values(p)) : Math.max(...this.values(p)));
+      const most = Math.max(0, ...shown.map(total));
+      const high = this.top?.(most) || ceiling(most, this.binary);
+      return { part: (value) => value / high, ticks: [0, high / 2, high] };
+    }
+
+    powers() {
+      const known = shown.flatMap(this.values).filter((value) => value !== null);
+      const [least, most] = this.log.map((edge) => Math.round(Math.log10(edge)));
+      // At least three powers of ten, so that a little more is not drawn as much more.
+      const low = Math.min(most - 3, Math.max(least, Math.floor(Math.log10(Math.min(...known, 1e-4)))));
+      const high = Math.max(low + 3, Math.min(most, Math.ceil(Math.log10(Math.max(...known, 1e-9)))));
+      const ticks = Array.from({ length: high - low + 1 }, (_, i) => 10 ** (low + i));
+      return { part: (value) => (Math.log10(value) - low) / (high - low), ticks };
+    }
+
+    /** One series: its points without a gap between them, each run as [x, value, what lies below]. */
+    runs(n) {
+      const runs = [];
+      let before = -Infinity;
+      for (const p of shown) {
+        const values = this.values(p);
+        if (values[n] === null || values[n] === undefined) {
+          before = -Infinity;
+          continue;
+        }
+        if (p.t - before > GAP_MS) runs.push([]);
+        const below = this.stacked ? sum(values.slice(0, n)) : 0;
+        runs[runs.length - 1].push([this.x(p.t), values[n] + below, below]);
+        before = p.t;
+      }
+      return runs;
+    }
+
+    plot(n, y) {
+      const { color } = this.series[n];
+      const runs = this.runs(n);
+      const upper = runs.map((run) => run.map(([x, value]) => [x, y(value)]));
+      if (this.stacked || this.washed) {
+        const areas = runs.map((run, i) => {
+          const lower = run.map(([x, , below]) => [x, y(below)]).reverse();
+          return `${path(upper[i])}${path(lower).replace("M", "L")}Z`;
+        });
+        add(this.marks, "path", { class: `area ${this.stacked ? "" : "wash"} ${color}`, d: areas.join("") });
+      }
+      if (this.stacked) return;
+      // A point alone is a line of no length: its round caps are a dot.
+      const lines = upper.map((run) => (run.length === 1 ? `${path(run)}h0` : path(run)));
+      add(this.marks, "path", { class: `stroke ${color}`, d: lines.join("") });
+    }
+
+    /** The numbers of a point, those that are only told included, as text. */
+    texts(values, extra) {
+      const texts = values.map((value) => or(this.write, value));
+      return [...texts, ...extra.map((value, i) => or(this.extra[i].write ?? this.write, value))];
+    }
+
+    /** Writes the numbers of the point at the cursor, or of the last. */
+    read() {
+      const p = chosen();
+      const texts = p ? this.texts(this.values(p), this.extra.map(({ value }) => value(p))) : this.columns.map(() => "–");
+      this.head(...(p ? this.big(texts, p) : ["–"]));
+      this.entries.forEach((entry, i) => { entry.textContent = texts[i]; });
+      this.at.textContent = cursor === null ? "" : p ? clock(p.t) : "no data";
+      const x = cursor === null ? -9 : this.x(end() - cursor);
+      this.line.setAttribute("x1", x);
+      this.line.setAttribute("x2", x);
+      const names = this.columns.map(({ name }, i) => `${name} ${texts[i]}`);
+      this.tell(-reach() / 1000, 0, -Math.round((cursor ?? 0) / 1000), `${p ? clock(p.t) : "no data"}: ${names.join(", ")}`);
+    }
+
+    tabulate() {
+      const rows = [];
+      for (let ago = 0; ago < KEPT_MS; ago += HALF_MINUTE_MS) {
+        const inside = shown.filter((p) => p.t <= end() - ago && p.t > end() - ago - HALF_MINUTE_MS);
+        const mean = (read) => {
+          const known = inside.map(read).filter((value) => value !== null && value !== undefined);
+          return known.length ? sum(known) / known.length : null;
+        };
+        const values = this.series.map((_, n) => mean((p) => this.values(p)[n]));
+        const extra = this.extra.map(({ value }) => mean(value));
+        if (inside.length) rows.push({ cells: [clock(end() - ago), ...this.texts(values, extra)] });
+      }
+      this.fill(rows);
+    }
+
+    point(event) {
+      choose(Math.round(((1 - this.part(event)) * reach()) / 1000) * 1000);
+    }
+
+    leave() {
+      choose(null);
+    }
+
+    press(event) {
+      const step = event.shiftKey ? 10_000 : 1_000;
+      const from = cursor ?? 0;
+      const oldest = shown.length ? Math.min(reach(), end() - shown[0].t) : 0;
+      const to = {
+        ArrowLeft: from + step,
+        ArrowRight: from - step,
+        PageUp: from + 60_000,
+        PageDown: from - 60_000,
+        Home: oldest,
+        End: 0,
+      }[event.key];
+      if (to === undefined) return;
+      event.preventDefault();
+      choose(Math.max(0, Math.min(oldest, to)));
+    }
+  }
+
+  new Chart("throughput", "Throughput", {
     series: [{ name: "sent", color: "c-blue" }],
     values: (p) => [p.sent],
+    extra: [{ name: "uploads", value: (p) => p.received }, { name: "transfers", value: (p) => p.transfers, write: count }],
     write: rate,
     binary: true,
     washed: true,
-    big: (p) => [or(rate, p.sent)],
-    extra: [
-      { name: "uploads", value: (p) => p.received },
-      { name: "transfers", value: (p) => p.transfers, write: count },
-    ],
-    columns: ["sent", "uploads", "transfers"],
   });
 
-  chart("requests", {
-    label: "Requests by class of status",
-    series: CLASSES.map((name, i) => ({ name, color: ["c-green", "c-grey", "c-warn", "c-bad"][i] })),
+  new Chart("requests", "Requests by class of status", {
+    series: ["2xx", "3xx", "4xx", "5xx"].map((name, i) => ({ name, color: ["c-green", "c-grey", "c-warn", "c-bad"][i] })),
     values: (p) => p.answers,
-    stacked: true,
     write: perSecond,
-    big: (p) => (p.answers[0] === null ? ["–"] : [count(sum(p.answers)), "a second"]),
-    columns: CLASSES,
+    stacked: true,
+    big: (_, p) => (p.answers[0] === null ? ["–"] : [count(sum(p.answers)), "a second"]),
   });
 
-  chart("first-byte", {
-    label: "Time to first byte",
+  new Chart("first-byte", "Time to first byte", {
     series: ["p50", "p90", "p99"].map((name, i) => ({ name, color: `c-v${i + 1}` })),
     values: (p) => p.percentiles ?? [null, null, null],
     write: time,
-    log: [1e-5, 10],
-    big: (p) => [or(time, p.percentiles?.[2]), "p99"],
-    columns: ["p50", "p90", "p99"],
+    log: [1e-5, 100],
+    big: ([, , p99]) => [p99, "p99"],
   });
 
-  chart("connections", {
-    label: "Connections by state",
+  new Chart("connections", "Connections by state", {
     series: [{ name: "active", color: "c-blue" }, { name: "idle", color: "c-pale" }],
     values: (p) => [p.active, p.idle],
-    stacked: true,
-    write: count,
-    big: (p) => [count(p.active + p.idle), "open"],
     extra: [
       { name: "accepted", value: (p) => p.accepted, write: perSecond },
       { name: "refused", value: (p) => p.refused, write: perSecond },
     ],
-    columns: ["active", "idle", "accepted", "refused"],
+    write: count,
+    stacked: true,
+    big: (_, p) => [count(p.active + p.idle), "open"],
   });
 
-  const memory = chart("memory", {
-    label: "Memory against its ceiling",
+  const memory = new Chart("memory", "Memory against its ceiling", {
     series: [{ name: "resident", color: "c-brand" }],
     values: (p) => [p.resident],
     write: bytes,
     washed: true,
-    top: (most) => Math.max(most, server?.ceiling.bytes ?? 0) || 1,
-    rule: () => server && { value: server.ceiling.bytes, text: `ceiling ${bytes(server.ceiling.bytes)}` },
-    big: (p) => (p.resident === null || !server
-      ? ["–"]
-      : [bytes(p.resident), `${percent(p.resident / server.ceiling.bytes)} of ${bytes(server.ceiling.bytes)}`]),
-    columns: ["resident"],
+    top: (most) => Math.max(most, server?.ceiling.bytes ?? 0),
+    named: (top) => `ceiling ${bytes(top)}`,
+    big: ([resident], p) => (p.resident === null || !server
+      ? [resident]
+      : [resident, `${percent(p.resident / server.ceiling.bytes)} of ${bytes(server.ceiling.bytes)}`]),
   });
+  // One series, which the number above names already: a gauge stands where its legend would.
   const full = meter("gauge");
-  memory.section.insertBefore(full.element, memory.legend);
-  memory.legend.remove();
+  memory.legend.replaceWith(full.element);
   const terms = fold(memory.section, "What the ceiling is made of");
   const fillTerms = table(terms, "The most memory that this configuration takes", [
     { title: "for" }, { title: "of each", kind: "n" }, { title: "how many", kind: "n" }, { title: "bytes", kind: "n" },
@@ -466,10 +480,10 @@
     if (!server || !p) return;
     full.set((p.resident ?? 0) / server.ceiling.bytes);
     if (!terms.open) return;
-    const { ceiling } = server;
     const rows = (where, list, times) => list.map(([name, n, each]) => ({
       cells: [`${where}: ${name}`, bytes(each), whole(n * times), bytes(n * each * times)],
     }));
+    const { ceiling } = server;
     const { workers } = ceiling;
     fillTerms([
       ...rows("process", ceiling.process, 1),
@@ -479,89 +493,99 @@
     ]);
   }
 
-  // ---- the histogram of the last minute
+  /** How times to the first byte were spread in the last minute: a bar for each span of time. */
+  class Spread extends Plot {
+    constructor(id, label) {
+      super(id, label);
+      const item = add(this.legend, "li");
+      this.name = add(item, "span");
+      this.value = add(item, "b");
+      this.marked = null;
+      this.counts = [];
+      this.fill = table(this.details, `${label}, by spans`, [
+        { title: "up to" }, { title: "requests", kind: "n" }, { title: "of all", kind: "n" },
+      ]);
+    }
 
-  const spread = (() => {
-    const f = frame("spread", "Time to first byte in the last minute");
-    const details = fold(f.section, "As a table");
-    const fill = table(details, "Requests of the last minute by their time to first byte", [
-      { title: "up to" }, { title: "requests", kind: "n" }, { title: "of all", kind: "n" },
-    ]);
-    const bars = add(f.svg, "g");
-    const item = add(f.legend, "li");
-    const name = add(item, "span");
-    const value = add(item, "b");
-    let marked = null;
-    let counts = [];
+    edge(i) {
+      return i < server.first_byte_edges.length ? time(server.first_byte_edges[i]) : "longer";
+    }
 
-    const edge = (i) => (i < server.first_byte_edges.length ? time(server.first_byte_edges[i]) : "longer");
-    const until = (i) => (i < server.first_byte_edges.length ? `up to ${edge(i)}` : `over ${edge(i - 1)}`);
+    share(i) {
+      return percent(this.counts[i] / Math.max(1, sum(this.counts)));
+    }
 
-    f.point = () => {
-      const all = sum(counts);
-      f.now.replaceChildren(count(all));
-      add(f.now, "small", {}, " requests");
-      const told = marked === null || !server ? null : `${whole(counts[marked] ?? 0)} (${percent(all ? (counts[marked] ?? 0) / all : 0)})`;
-      name.textContent = told ? until(marked) : "each bar is a span of time";
-      value.textContent = told ?? "";
-      [...bars.querySelectorAll(".bar")].forEach((bar, i) => bar.classList.toggle("marked", i === marked));
-      f.svg.setAttribute("aria-valuemin", 0);
-      f.svg.setAttribute("aria-valuemax", Math.max(0, counts.length - 1));
-      f.svg.setAttribute("aria-valuenow", marked ?? 0);
-      f.svg.setAttribute("aria-valuetext", told ? `${until(marked)}: ${told} requests` : `${whole(all)} requests`);
-    };
-
-    f.draw = () => {
+    draw() {
       if (!server) return;
-      counts = new Array(server.first_byte_edges.length + 1).fill(0);
+      this.counts = server.first_byte_edges.map(() => 0).concat(0);
       for (const p of shown) {
-        if (p.counts && p.t > end() - LAST_MINUTE_MS) p.counts.forEach((n, i) => { counts[i] += n; });
+        if (p.counts && p.t > end() - 2 * HALF_MINUTE_MS) p.counts.forEach((n, i) => { this.counts[i] += n; });
       }
-      const most = Math.max(1, ...counts);
-      const width = f.width / counts.length;
-      bars.replaceChildren();
-      add(bars, "line", { class: "grid", x1: 0, x2: f.width, y1: BOTTOM + 0.5, y2: BOTTOM + 0.5 });
-      counts.forEach((n, i) => {
+      for (const group of [this.grid, this.marks, this.labels]) group.replaceChildren();
+      this.rule(0, BOTTOM + 0.5, this.width, BOTTOM + 0.5);
+      const step = this.width / this.counts.length;
+      const most = Math.max(1, ...this.counts);
+      this.counts.forEach((n, i) => {
         const height = n ? Math.max(1.5, (n / most) * (BOTTOM - TOP)) : 0;
-        add(bars, "rect", { class: "bar c-v2", x: (i * width + 1).toFixed(1), y: (BOTTOM - height).toFixed(1), width: Math.max(1, width - 2).toFixed(1), height: height.toFixed(1), rx: 1 });
+        add(this.marks, "rect", {
+          class: "bar c-v2", x: fixed(i * step + 1), y: fixed(BOTTOM - height), width: fixed(step - 2), height: fixed(height), rx: 1,
+        });
       });
       server.first_byte_edges.forEach((seconds, i) => {
-        if (Math.abs(Math.log10(seconds) % 1) > 1e-6 && Math.abs(Math.log10(seconds) % 1) < 1 - 1e-6) return;
-        const at = (i + 1) * width;
-        add(bars, "line", { class: "grid", x1: at, x2: at, y1: BOTTOM, y2: BOTTOM + 4 });
-        add(bars, "text", { x: at, y: HEIGHT - 4, "text-anchor": "middle" }, edge(i));
+        const power = Math.log10(seconds);
+        if (Math.abs(power - Math.round(power)) > 1e-6) return;
+        this.rule((i + 1) * step, BOTTOM, (i + 1) * step, BOTTOM + 4);
+        this.text((i + 1) * step, HEIGHT - 4, this.edge(i), "middle");
       });
-      f.point();
-      if (details.open) {
-        const all = sum(counts);
-        fill(counts.map((n, i) => ({ cells: [edge(i), whole(n), percent(all ? n / all : 0)] })).filter((_, i) => counts[i] > 0));
-      }
-    };
-    const mark = (i) => {
-      marked = i;
-      f.point();
-    };
-    f.svg.addEventListener("pointermove", (event) => {
-      const box = f.svg.getBoundingClientRect();
-      mark(Math.min(counts.length - 1, Math.max(0, Math.floor(((event.clientX - box.left) / box.width) * counts.length))));
-    });
-    f.svg.addEventListener("pointerleave", () => mark(null));
-    f.svg.addEventListener("blur", () => mark(null));
-    f.svg.addEventListener("keydown", (event) => {
+      this.read();
+      if (this.details.open) this.tabulate();
+    }
+
+    read() {
+      const all = sum(this.counts);
+      const at = this.counts.length ? this.marked : null;
+      const name = at === null ? "each bar is a span of time" : at < this.counts.length - 1 ? `up to ${this.edge(at)}` : `over ${this.edge(at - 1)}`;
+      const value = at === null ? "" : `${whole(this.counts[at])} (${this.share(at)})`;
+      this.head(count(all), "requests");
+      this.name.textContent = name;
+      this.value.textContent = value;
+      [...this.marks.children].forEach((bar, i) => bar.classList.toggle("marked", i === at));
+      this.tell(0, Math.max(0, this.counts.length - 1), at ?? 0, at === null ? `${whole(all)} requests` : `${name}: ${value}`);
+    }
+
+    tabulate() {
+      const rows = this.counts.map((n, i) => ({ n, cells: [this.edge(i), whole(n), this.share(i)] }));
+      this.fill(rows.filter(({ n }) => n > 0));
+    }
+
+    mark(i) {
+      this.marked = i === null ? null : Math.min(this.counts.length - 1, Math.max(0, i));
+      this.read();
+    }
+
+    point(event) {
+      if (this.counts.length) this.mark(Math.floor(this.part(event) * this.counts.length));
+    }
+
+    leave() {
+      this.mark(null);
+    }
+
+    press(event) {
       const to = {
-        ArrowLeft: Math.max(0, (marked ?? counts.length) - 1),
-        ArrowRight: Math.min(counts.length - 1, (marked ?? -1) + 1),
+        ArrowLeft: (this.marked ?? this.counts.length) - 1,
+        ArrowRight: (this.marked ?? -1) + 1,
         Home: 0,
-        End: counts.length - 1,
+        End: this.counts.length - 1,
         Escape: null,
       }[event.key];
-      if (to === undefined || !counts.length) return;
+      if (to === undefined || !this.counts.length) return;
       event.preventDefault();
-      mark(to);
-    });
-    charts.push(f);
-    return f;
-  })();
+      this.mark(to);
+    }
+  }
+
+  new Spread("spread", "Time to first byte in the last minute");
 
   // ---- tables
 
@@ -640,7 +664,7 @@
       facts.up.textContent = span(p.snapshot.uptime);
       document.title = p.sent === null ? "Highwater" : `${rate(p.sent)} · Highwater`;
     }
-    charts.forEach((f) => f.draw());
+    plots.forEach((plot) => plot.draw());
     drawMemory();
     drawBusiest();
     drawWorkers();
