@@ -363,7 +363,9 @@ async fn reply(wire: &Rc<Wire>, account: &mut Account<'_>, response: Response) -
         let reply = Reply { status, head: &bytes, body: &body, persistence, path, holds };
         wire.worker.known_replies.keep(&wire.worker, account.seat.gate(), *asked, &reply);
     }
-    let sent = send::reply(wire, &bytes, body, payload).await;
+    // What many streams wait beside is no more than they need.
+    drop(head);
+    let sent = send::reply(wire, bytes, body, payload).await;
     conclude(wire, account, sent, payload, persistence).await
 }
 
