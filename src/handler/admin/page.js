@@ -90,10 +90,11 @@
     history = history.filter((p) => p.t > Date.now() - KEPT_MS - 2_000);
     history.push(point(snapshot));
     before = snapshot;
-    if (!paused) {
-      shown = history;
-      draw();
-    }
+    if (!paused) shown = history;
+    // Of what is not the last, only the numbers that are drawn are kept.
+    const older = history[history.length - 2];
+    if (older && older !== last()) older.snapshot = null;
+    if (!paused) draw();
   }
 
   const last = () => shown[shown.length - 1];
