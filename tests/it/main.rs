@@ -6,6 +6,7 @@ mod badinput;
 mod clients;
 mod dashboard;
 mod embed;
+mod events;
 mod forms;
 mod framing;
 mod hot;
