@@ -225,6 +225,14 @@ impl Limits {
     pub const ADMIN_RESERVE: usize = 8;
     /// Connections over the limit that are still told so, at a time; more are closed without a word.
     pub const TURNED_AWAY: usize = 64;
+    /// Those who may watch the dashboard at once; one more is answered 503.
+    pub const DASHBOARDS: usize = 16;
+    /// Paths that a worker counts to find those that keep it busiest, in a window of time; part of its base.
+    pub const BUSIEST_PATHS: usize = 64;
+    /// Bytes of a path that is counted; a longer one is not.
+    pub const BUSIEST_PATH_LEN: usize = 512;
+    /// The busiest paths that the dashboard shows.
+    pub const BUSIEST_SHOWN: usize = 20;
     /// Workers of one server.
     pub const WORKERS: usize = 1024;
     /// The most `TCP_NOTSENT_LOWAT` that is set on a connection, in bytes. See [`Limits::notsent_lowat`].

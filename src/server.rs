@@ -21,7 +21,7 @@ use std::thread;
 use nix::sched::{CpuSet, sched_getaffinity, sched_setaffinity};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::signal::{SigSet, Signal};
-use nix::unistd::Pid;
+use nix::unistd::{Pid, gettid};
 
 use crate::config::{self, Config, HandlerConfig, ListenAddress, RouteConfig, SendPath, UploadConfig};
 use crate::driver::Setup;
@@ -344,6 +344,8 @@ enum Order {
     Drain,
     /// Take the routes anew.
     Serve,
+    /// Show what has kept the worker busiest.
+    ShowBusiest,
 }
 
 /// Orders that a worker has not seen yet: one of each kind at most, so that it never grows.
@@ -450,7 +452,11 @@ impl WorkerSeat {
         let WorkerSeat { index, listeners, admin, shared, .. } = self;
         let metrics = shared.metrics.worker(index).clone();
         let (limits, send_path) = (shared.config.limits.clone(), shared.config.send_path);
+        metrics.thread.set(u64::from(gettid().as_raw().unsigned_abs()));
         let worker = Worker::new(runtime, limits, metrics, shared.access_log.clone(), send_path);
+        if shared.admin_address.is_some() {
+            worker.count_paths();
+        }
         let connections = Connections::new(&worker);
         let routes = lock(&shared.routes).clone();
         let handler = routes.make(&worker);
@@ -459,7 +465,10 @@ impl WorkerSeat {
             connections.open_gate(listener, handler.clone(), 0);
         }
         if let Some(admin) = admin {
-            let handler = Admin::new(shared.metrics.clone()).make(&worker);
+            let ceiling = shared.config.memory_ceiling();
+            let asked = shared.clone();
+            let ask = move || asked.mailboxes.iter().for_each(|mailbox| mailbox.post(Order::ShowBusiest));
+            let handler = Admin::new(shared.metrics.clone(), ceiling, ask).make(&worker);
             connections.open_gate(admin, handler, Limits::ADMIN_RESERVE);
         }
         let overdue = Timer::new(runtime);
@@ -519,6 +528,7 @@ impl worker::Agent for WorkerAgent {
             match order {
                 Order::Drain => self.drain(),
                 Order::Serve => self.serve_routes(),
+                Order::ShowBusiest => self.shared.metrics.show_busiest(self.index, self.worker.busiest_paths()),
             }
         }
     }

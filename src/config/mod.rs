@@ -46,7 +46,7 @@ use crate::proto::target;
 pub struct Config {
     /// Where clients connect; every worker accepts on each. Default: `127.0.0.1:8080`.
     pub listen: Vec<ListenAddress>,
-    /// Where `/metrics` and `/healthz` are answered; none by default. Never one of `listen`.
+    /// Where the dashboard, `/metrics` and `/healthz` are answered; none by default. Never one of `listen`.
     pub admin: Option<ListenAddress>,
     /// Threads, each with its own ring, connections and buffers. At most [`Limits::WORKERS`]. Default: one for each
     /// processor that the process may run on.

@@ -20,6 +20,7 @@ mod known;
 mod multipart;
 mod pace;
 mod pacing;
+pub(crate) mod page;
 mod reader;
 mod region;
 mod request;
@@ -27,7 +28,7 @@ mod response;
 mod send;
 mod wire;
 
-use std::cell::Cell;
+use std::cell::{Cell, OnceCell, RefCell};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -42,6 +43,7 @@ use crate::proto::http1::encode;
 use crate::rt::Runtime;
 use crate::rt::signal::{Signal, Watch};
 use crate::telemetry::access_log::AccessLog;
+use crate::telemetry::busiest::{BusiestPaths, BusyPath, CountedPath};
 use crate::telemetry::metrics::WorkerMetrics;
 
 pub use self::body::{Body, Chunk, FileRegion, Framed, Segment};
@@ -126,6 +128,10 @@ pub struct Worker {
     pub auth_requests: Budget,
     /// When a reply last went out whole at once.
     quick: Cell<Option<Instant>>,
+    /// The paths that keep it busiest, where somebody may want to know.
+    busiest: OnceCell<RefCell<BusiestPaths>>,
+    /// Known replies of this turn, whose time to the first byte is not counted yet.
+    answered_in_turn: Cell<u64>,
     /// Replies to requests that have come before.
     known_replies: KnownReplies,
     draining: Cell<bool>,
@@ -152,6 +158,7 @@ impl Worker {
         let draining = Cell::new(false);
         let known_replies = KnownReplies::new();
         let quick = Cell::new(None);
+        let (busiest, answered_in_turn) = (OnceCell::new(), Cell::new(0));
         Rc::new(Worker {
             runtime,
             limits,
@@ -162,6 +169,8 @@ impl Worker {
             forms,
             uploads,
             auth_requests,
+            busiest,
+            answered_in_turn,
             known_replies,
             quick,
             send_path,
@@ -204,6 +213,46 @@ impl Worker {
         }
     }
 
+    /// From now on, requests are counted by their paths: costs a look-up for each.
+    pub(crate) fn count_paths(&self) {
+        let new = || BusiestPaths::new(Limits::BUSIEST_PATHS, Limits::BUSIEST_PATH_LEN, self.runtime.now());
+        self.busiest.get_or_init(|| RefCell::new(new()));
+    }
+
+    /// The paths that have kept it busiest; none where they are not counted.
+    pub(crate) fn busiest_paths(&self) -> Vec<BusyPath> {
+        self.busiest.get().map_or_else(Vec::new, |busiest| busiest.borrow_mut().list(self.runtime.now()))
+    }
+
+    /// What to count this path by, if it is counted.
+    fn counted_path(&self, path: &str) -> Option<Rc<CountedPath>> {
+        self.busiest.get()?.borrow().path(path)
+    }
+
+    /// So many more requests for a path, and bytes of it.
+    fn count_path(&self, path: Option<&Rc<CountedPath>>, requests: u64, bytes: u64) {
+        if let (Some(busiest), Some(path)) = (self.busiest.get(), path)
+            && requests + bytes > 0
+        {
+            busiest.borrow_mut().count(path, requests, bytes, self.runtime.now());
+        }
+    }
+
+    /// Notes a known reply whose first byte has left in this turn.
+    fn note_answered_in_turn(&self) {
+        self.answered_in_turn.set(self.answered_in_turn.get() + 1);
+    }
+
+    /// A turn is over. What it answered by known replies had its first byte by now: one look at the clock for all of them, where
+    /// one for each would be half a hundredth of what such a reply costs.
+    fn count_answered_in_turn(&self) {
+        let answered = self.answered_in_turn.take();
+        if answered > 0 {
+            let time = self.runtime.precise_now().saturating_duration_since(self.runtime.now());
+            self.metrics.time_to_first_byte.observe_several(time, answered);
+        }
+    }
+
     /// Notes a reply that went out whole at once.
     fn note_quick(&self) {
         self.quick.set(Some(self.runtime.now()));
@@ -230,8 +279,9 @@ impl Worker {
         date
     }
 
-    /// Shows what is held now.
+    /// Shows what is held now, at the end of a turn.
     pub(crate) fn note_resources(&self) {
+        self.count_answered_in_turn();
         let counts = self.runtime.driver().counts();
         self.metrics.submissions.set(counts.submissions);
         self.metrics.completions.set(counts.completions);

@@ -4,6 +4,7 @@
 mod auth;
 mod badinput;
 mod clients;
+mod dashboard;
 mod embed;
 mod events;
 mod forms;
