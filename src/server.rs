@@ -617,7 +617,10 @@ fn with_configured(own: &Routes, config: &Config, standing: &mut Standing) -> Re
     for route in &config.routes {
         let place = (route.host.clone(), route.prefix.clone());
         let (handler, cors): (Arc<dyn MakeHandler>, _) = match &route.handler {
-            HandlerConfig::Media(media) => (Arc::new(Media::new(media.clone())?), media.sharing()),
+            HandlerConfig::Media(media) => {
+                let places = config.uploads_beneath(route.host.as_deref(), &media.root);
+                (Arc::new(Media::new(media.clone())?.with_uploads(places)), media.sharing())
+            }
             HandlerConfig::Upload(upload) => {
                 let url = upload.url.clone().or_else(|| config.url_of_folder(route.host.as_deref(), &upload.dir));
                 (Arc::new(Upload::new(UploadConfig { url, ..upload.clone() })?), upload.sharing())
