@@ -10,6 +10,7 @@ pub mod content_coding;
 pub mod cors;
 pub mod disposition;
 pub mod fields;
+pub mod hls;
 pub mod http1;
 pub mod media_duration;
 pub mod media_type;
