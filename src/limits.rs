@@ -163,6 +163,12 @@ impl Limits {
     pub const UPLOAD_METADATA_LEN: usize = 8 << 10;
     /// Uploads that one is put together from; more are answered 413.
     pub const UPLOAD_PARTS: usize = 100;
+    /// Bytes of their addresses together; more are answered 413.
+    pub const UPLOAD_CONCAT_LEN: usize = 32 << 10;
+    /// Bytes of an upload's record that are read: what is kept of it, escaped.
+    pub const UPLOAD_RECORD_LEN: usize = 256 << 10;
+    /// Names that are tried for a file whose name is taken.
+    pub const UPLOAD_NAMES: u32 = 1000;
     /// How many bytes of an upload that can be resumed come before it is written down that they are there: what a killed process
     /// loses of a single request.
     pub const UPLOAD_CHECKPOINT: u64 = 32 << 20;
