@@ -15,16 +15,19 @@ pub mod body;
 mod budget;
 pub(crate) mod client;
 pub(crate) mod connections;
+mod draft;
 mod exchange;
 mod known;
 mod multipart;
 mod pace;
 mod pacing;
 mod reader;
+mod refusal;
 mod region;
 mod request;
 mod response;
 mod send;
+mod sink;
 mod wire;
 
 use std::cell::Cell;
@@ -46,12 +49,15 @@ use crate::telemetry::metrics::WorkerMetrics;
 
 pub use self::body::{Body, Chunk, FileRegion, Framed, Segment};
 pub use self::budget::{Budget, Share};
+pub(crate) use self::draft::{Draft, STORE, Target, check_fields, hex, look_up, open_store, random, random_name};
 pub(crate) use self::multipart::FormEvent;
 pub use self::multipart::{FormError, Multipart, Part, PartHead};
 pub use self::pacing::{AddressRates, AddressShare, PacedBody, Pacing};
 pub use self::reader::BodyReader;
+pub(crate) use self::refusal::Refusal;
 pub use self::request::Request;
 pub use self::response::{Holds, Response};
+pub(crate) use self::sink::Sink;
 
 /// Answers requests on one worker.
 pub trait Handler {

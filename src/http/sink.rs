@@ -8,13 +8,14 @@ use std::task::{Context, Poll};
 
 use sha2::{Digest, Sha256};
 
-use crate::http::Chunk;
+use super::body::Chunk;
+use super::draft::hex;
 use crate::limits::Limits;
 use crate::proto::media_type;
 use crate::rt::fs::{File, Write};
 
 /// Where the bytes of one file go. Writes that are under way go on when it is dropped.
-pub(super) struct Sink {
+pub(crate) struct Sink {
     file: Rc<File>,
     len: u64,
     writes: VecDeque<Write>,
@@ -94,7 +95,7 @@ impl Sink {
 
     /// The same in hexadecimal.
     pub fn sha256(&self) -> Option<String> {
-        self.hash.clone().map(|hash| super::hex(&hash.finalize()))
+        self.hash.clone().map(|hash| hex(&hash.finalize()))
     }
 
     fn poll_down_to(&mut self, most: usize, cx: &mut Context<'_>) -> Poll<io::Result<()>> {

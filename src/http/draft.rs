@@ -12,19 +12,21 @@ use http::StatusCode;
 
 use super::refusal::Refusal;
 use crate::config::{Fsync, OnConflict};
+use crate::driver::FileKind;
 use crate::driver::op::Taken;
 use crate::limits::Limits;
+use crate::proto::fields::Fields;
 use crate::proto::target::NormalPath;
 use crate::proto::upload_name;
 use crate::rt::Runtime;
 use crate::rt::fs::File;
 
 /// The directory for what is not whole and has a name all the same, in the folder for uploads.
-pub(super) const STORE: &str = ".uploads";
+pub(crate) const STORE: &str = ".uploads";
 
 /// A file's place in the folder.
 #[derive(Clone, Debug)]
-pub(super) struct Target {
+pub(crate) struct Target {
     /// The directory beneath the folder; empty for the folder itself.
     pub directory: String,
     /// The name in it, as it was asked for.
@@ -70,7 +72,7 @@ impl Target {
 }
 
 /// A file that nobody sees yet. Dropped, it is gone.
-pub(super) struct Draft {
+pub(crate) struct Draft {
     pub file: Rc<File>,
     /// Its name in the store, if it had to have one.
     named: Option<(File, String)>,
@@ -201,7 +203,7 @@ impl Drop for Draft {
 }
 
 /// Opens the store, which is made if it isn't there.
-pub(super) async fn open_store(folder: &File) -> io::Result<File> {
+pub(crate) async fn open_store(folder: &File) -> io::Result<File> {
     match folder.open_beneath(STORE.as_bytes()).await {
         Err(error) if error.kind() == io::ErrorKind::NotFound => {}
         result => return result,
@@ -214,15 +216,49 @@ pub(super) async fn open_store(folder: &File) -> io::Result<File> {
 }
 
 /// Not to be guessed: the address of an upload that can be resumed is all that a client needs to go on with it.
-pub(super) fn random_name() -> io::Result<String> {
-    Ok(super::hex(&random()?))
+pub(crate) fn random_name() -> io::Result<String> {
+    Ok(hex(&random()?))
 }
 
 /// 128 random bits.
-pub(super) fn random() -> io::Result<[u8; 16]> {
+pub(crate) fn random() -> io::Result<[u8; 16]> {
     let mut random = [0_u8; 16];
     getrandom::fill(&mut random).map_err(io::Error::other)?;
     Ok(random)
+}
+
+/// The length of the file that has this name, if there is one.
+pub(crate) async fn look_up(directory: &File, name: &str) -> Result<Option<u64>, Refusal> {
+    match directory.open_beneath(name.as_bytes()).await.and_then(|file| file.stat()) {
+        Ok(stat) if stat.kind == FileKind::Regular => Ok(Some(stat.len)),
+        Ok(_) => Err(Refusal::taken()),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+        // A link that leaves the folder, or a socket, is something, and no file of ours (P1).
+        Err(error) if matches!(error.raw_os_error(), Some(libc::EXDEV | libc::ELOOP | libc::ENXIO)) => {
+            Err(Refusal::taken())
+        }
+        Err(error) => Err(Refusal::failed("a name can't be looked up", error)),
+    }
+}
+
+/// What a body that is stored as it is may not say of itself.
+pub(crate) fn check_fields(fields: &Fields) -> Result<(), Refusal> {
+    // RFC 9110 §14.5: a part of a file is not the file.
+    if fields.contains("Content-Range") {
+        let text = "A part of a file can't be put in its place; use a resumable upload.";
+        return Err(Refusal::new(StatusCode::BAD_REQUEST, "CONTENT_RANGE", text));
+    }
+    let coding = fields.get("Content-Encoding").unwrap_or_default();
+    if !coding.is_empty() && !coding.eq_ignore_ascii_case(b"identity") {
+        let text = "The file has to be sent without a content coding.";
+        return Err(Refusal::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "CONTENT_ENCODING", text));
+    }
+    Ok(())
+}
+
+/// Bytes as text.
+pub(crate) fn hex(bytes: &[u8]) -> String {
+    bytes.iter().fold(String::with_capacity(2 * bytes.len()), |text, byte| format!("{text}{byte:02x}"))
 }
 
 #[cfg(test)]
