@@ -18,6 +18,9 @@ const LINE_LEN: usize = 4096;
 /// The announced parts that are remembered: a playlist has one for each rendition that it switches to, which is one.
 const HINTS: usize = 2;
 
+/// The bytes of a link to an announced part that are remembered; a longer one is not waited for.
+const HINT_LEN: usize = 256;
+
 /// The longest time that anybody waits for news, whatever target duration a playlist claims.
 const MOST_PATIENCE: Duration = Duration::from_secs(60);
 
@@ -226,7 +229,9 @@ impl Playlist {
                 self.whole = self.whole.saturating_add(skipped);
             }
             "#EXT-X-PRELOAD-HINT" if self.hints.len() < HINTS => {
-                self.hints.extend(attribute(value, "URI").filter(|uri| !uri.is_empty()).map(str::to_owned));
+                self.hints.extend(
+                    attribute(value, "URI").filter(|uri| (1..=HINT_LEN).contains(&uri.len())).map(str::to_owned),
+                );
             }
             "#EXT-X-ENDLIST" => self.has_ended = true,
             _ => {}
