@@ -15,6 +15,7 @@ use super::rate::{Factor, RateSource, check_rate};
 use super::upload::UploadConfig;
 use crate::limits::Limits;
 use crate::proto::cors::{Cors, Sharing};
+use crate::proto::media_type;
 use crate::proto::pattern::Pattern;
 
 /// One handler and the requests that it answers.
@@ -179,6 +180,16 @@ impl MediaConfig {
     /// What the pages of other sites may do here, once [`MediaConfig::check`] has let the origins through.
     pub(crate) fn sharing(&self) -> Option<Cors> {
         check::sharing(self.cors.as_deref(), Sharing::MEDIA)
+    }
+
+    /// The media type that a file of this path is served with.
+    pub(crate) fn content_type(&self, path: &[u8]) -> &str {
+        if self.content_types.is_empty() {
+            return media_type::of(path);
+        }
+        let extension = path.rsplit(|b| *b == b'.').next().unwrap_or_default().to_ascii_lowercase();
+        let own = std::str::from_utf8(&extension).ok().and_then(|extension| self.content_types.get(extension));
+        own.map_or_else(|| media_type::of(path), String::as_str)
     }
 
     /// Whether the rates fit the server's limits.

@@ -13,7 +13,7 @@ use http::StatusCode;
 use super::refusal::Refusal;
 use crate::config::{Fsync, OnConflict};
 use crate::driver::FileKind;
-use crate::driver::op::Taken;
+use crate::driver::op::{DirectoryMode, Taken};
 use crate::limits::Limits;
 use crate::proto::fields::Fields;
 use crate::proto::target::NormalPath;
@@ -87,7 +87,7 @@ impl Draft {
             Ok(file) => Ok(Draft { file: Rc::new(file), named: None, may_be_placed: false }),
             // What file systems without it answer, and kernels that take the flag for O_DIRECTORY.
             Err(error) if matches!(error.raw_os_error(), Some(libc::EOPNOTSUPP | libc::EISDIR | libc::EINVAL)) => {
-                let (store, name) = (open_store(folder).await?, random_name()?);
+                let (store, name) = (open_store(folder, STORE).await?, random_name()?);
                 // Whether or not someone waits for it: a file that has a name also has who takes that away.
                 let creation = Runtime::current().spawn(async move {
                     let file = Rc::new(store.create(name.as_bytes()).await?);
@@ -159,7 +159,7 @@ impl Draft {
 
     /// Gives it this name, whatever has it. A link can't do that, so it goes by a name in the store.
     async fn replace(&self, folder: &File, directory: &File, name: &str) -> io::Result<()> {
-        let (store, interim) = (open_store(folder).await?, random_name()?);
+        let (store, interim) = (open_store(folder, STORE).await?, random_name()?);
         self.file.link(&store, interim.as_bytes()).await?;
         let moved = store.rename(interim.as_bytes(), directory, name.as_bytes(), Taken::Replace).await;
         if moved.is_err() {
@@ -202,17 +202,17 @@ impl Drop for Draft {
     }
 }
 
-/// Opens the store, which is made if it isn't there.
-pub(crate) async fn open_store(folder: &File) -> io::Result<File> {
-    match folder.open_beneath(STORE.as_bytes()).await {
+/// Opens a directory of a folder for what is not whole, which is made if it isn't there.
+pub(crate) async fn open_store(folder: &File, name: &str) -> io::Result<File> {
+    match folder.open_beneath(name.as_bytes()).await {
         Err(error) if error.kind() == io::ErrorKind::NotFound => {}
         result => return result,
     }
-    match folder.make_directory(STORE.as_bytes()).await {
+    match folder.make_directory(name.as_bytes(), DirectoryMode::Private).await {
         Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
         _ => {}
     }
-    folder.open_beneath(STORE.as_bytes()).await
+    folder.open_beneath(name.as_bytes()).await
 }
 
 /// Not to be guessed: the address of an upload that can be resumed is all that a client needs to go on with it.

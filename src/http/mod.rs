@@ -74,6 +74,25 @@ pub enum Answer {
     Later(LocalBoxFuture<'static, Response>),
 }
 
+impl Answer {
+    /// The same answer, which is never repeated to the same request without asking the handler again.
+    #[must_use]
+    pub fn unrepeated(self) -> Self {
+        match self {
+            Answer::Now(response) => response.which_holds(None).into(),
+            Answer::Later(future) => Answer::Later(Box::pin(async { future.await.which_holds(None) })),
+        }
+    }
+
+    /// The reply, when it is ready.
+    pub async fn response(self) -> Response {
+        match self {
+            Answer::Now(response) => response,
+            Answer::Later(future) => future.await,
+        }
+    }
+}
+
 impl From<Response> for Answer {
     fn from(response: Response) -> Self {
         Answer::Now(response)

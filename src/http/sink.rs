@@ -18,7 +18,10 @@ use crate::rt::fs::{File, Write};
 pub(crate) struct Sink {
     file: Rc<File>,
     len: u64,
-    writes: VecDeque<Write>,
+    /// How many bytes from the beginning the kernel has.
+    written: u64,
+    /// With their lengths, the oldest first.
+    writes: VecDeque<(u64, Write)>,
     /// What a write failed with: behind it, nothing counts as written.
     error: Option<i32>,
     /// The digest of all bytes so far, if it is wanted.
@@ -36,12 +39,17 @@ impl Sink {
 
     /// Behind the first `len` bytes of a file, which have this digest.
     pub fn resume(file: Rc<File>, len: u64, hash: Option<Sha256>) -> Self {
-        Sink { file, len, writes: VecDeque::new(), error: None, hash, start: None, media_type: None }
+        Sink { file, len, written: len, writes: VecDeque::new(), error: None, hash, start: None, media_type: None }
     }
 
     /// How many bytes the file has when all writes are done.
     pub fn len(&self) -> u64 {
         self.len
+    }
+
+    /// How many bytes from the beginning the kernel has, as far as was looked; what follows may be there in parts.
+    pub fn written(&self) -> u64 {
+        self.written
     }
 
     /// Takes the next piece; there has to be room for it.
@@ -58,7 +66,7 @@ impl Sink {
             hash.update(&*piece);
         }
         let len = piece.len() as u64;
-        self.writes.push_back(self.file.write(self.len, piece.into_write()));
+        self.writes.push_back((len, self.file.write(self.len, piece.into_write())));
         self.len += len;
     }
 
@@ -100,13 +108,17 @@ impl Sink {
 
     fn poll_down_to(&mut self, most: usize, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         // Those that are done give their buffers back, whether or not there is room.
-        while let Some(oldest) = self.writes.front_mut() {
+        while let Some((len, oldest)) = self.writes.front_mut() {
             match Pin::new(oldest).poll(cx) {
                 Poll::Ready(result) => {
-                    self.writes.pop_front();
-                    if let Err(error) = result {
-                        self.error.get_or_insert(error.raw_os_error().unwrap_or(libc::EIO));
+                    match result {
+                        Ok(()) if self.error.is_none() => self.written += *len,
+                        Ok(()) => {}
+                        Err(error) => {
+                            self.error.get_or_insert(error.raw_os_error().unwrap_or(libc::EIO));
+                        }
                     }
+                    self.writes.pop_front();
                 }
                 Poll::Pending if self.writes.len() <= most => break,
                 Poll::Pending => return Poll::Pending,

@@ -105,6 +105,9 @@ pub enum OfGrowing {
 /// programs can count to without loss (RFC 8673 §4).
 const VERY_LARGE: u64 = (1 << 53) - 1;
 
+/// The last one that can be told back as it was named: [`position`] makes `u64::MAX` of all that is larger.
+const LARGEST: u64 = u64::MAX - 1;
+
 /// What the Range field `value` asks of a file that still grows and has `len` bytes now.
 ///
 /// `bytes=0-` is all of it, which has no end yet; players ask so for any file, and mean it. A set of several ranges is ignored.
@@ -114,7 +117,7 @@ pub fn resolve_growing(value: &[u8], len: u64) -> OfGrowing {
         return OfGrowing::Whole;
     }
     let (first, last) = set.split_at(memchr(b'-', set).unwrap_or(0));
-    if let (Ok(start), Ok(last @ VERY_LARGE..u64::MAX)) = (position(first), position(last.get(1..).unwrap_or_default()))
+    if let (Ok(start), Ok(last @ VERY_LARGE..=LARGEST)) = (position(first), position(last.get(1..).unwrap_or_default()))
         && start <= len
     {
         return OfGrowing::Following { start, last };

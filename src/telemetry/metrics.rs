@@ -329,6 +329,10 @@ worker_metrics! {
     files_stored: Counter;
     /// Bytes of uploads that are kept, in files or in what can be resumed.
     upload_bytes: Counter;
+    /// Files that are being made by an encoder, and can be read meanwhile.
+    live_streams: Gauge;
+    /// Replies that follow a file while it is made.
+    live_readers: Gauge;
     /// Turns of a transfer that had to wait for the disk.
     cold_reads: Counter;
     /// Files that were found open in the cache.

@@ -69,6 +69,9 @@ struct MediaHandler(Rc<Folder>);
 impl Handler for MediaHandler {
     fn call(&self, request: Request) -> Answer {
         self.0.shared.sweep();
+        if request.is_afresh() {
+            self.0.forget(&request);
+        }
         if let Some(response) = self.0.answer_now(&request) {
             return self.0.share(&request, response).into();
         }
@@ -122,6 +125,13 @@ impl Folder {
             || content_coding::acceptable(request.fields()).next().is_none();
         let at_hand = alone && self.rates.as_ref().is_none_or(|rates| rates.are_known(&file));
         at_hand.then(|| self.reply(request, &path.path, &file, None, Some(believed)))
+    }
+
+    /// Looks the request's path up again, whatever is known of it.
+    fn forget(&self, request: &Request) {
+        if let Ok(path) = target::normalize(request.path_in_route()) {
+            self.files.forget(&path.path);
+        }
     }
 
     /// The same reply, with what other sites' pages may do with it.
@@ -332,17 +342,8 @@ impl Folder {
             let mut serving = ResponseHead::new(StatusCode::OK);
             serving.field("Accept-Ranges", b"bytes");
             serving.field("X-Content-Type-Options", b"nosniff");
-            Description { content_type: self.content_type(path).to_owned(), negotiable, caching, serving }
+            Description { content_type: self.config.content_type(path).to_owned(), negotiable, caching, serving }
         })
-    }
-
-    fn content_type(&self, path: &[u8]) -> &str {
-        if self.config.content_types.is_empty() {
-            return media_type::of(path);
-        }
-        let extension = path.rsplit(|b| *b == b'.').next().unwrap_or_default().to_ascii_lowercase();
-        let own = std::str::from_utf8(&extension).ok().and_then(|extension| self.config.content_types.get(extension));
-        own.map_or_else(|| media_type::of(path), String::as_str)
     }
 }
 

@@ -117,7 +117,7 @@ impl Held {
             inbox.check_free(&folder, target, wish.only_new).await?;
         }
         let in_store = |error| Refusal::failed("an upload can't be made", error);
-        let store = Rc::new(open_store(&folder).await.map_err(in_store)?);
+        let store = Rc::new(open_store(&folder, STORE).await.map_err(in_store)?);
         let id = random_name().map_err(in_store)?;
         let lock = inbox.locks.hold(&id).await;
         let file = Rc::new(store.create(id.as_bytes()).await.map_err(in_store)?);
