@@ -29,6 +29,7 @@ use crate::driver::uring::Uring;
 use crate::error::Error;
 use crate::handler::admin::Admin;
 use crate::handler::guard::Guard;
+use crate::handler::live::Live;
 use crate::handler::media::Media;
 use crate::handler::upload::Upload;
 use crate::http::connections::Connections;
@@ -593,7 +594,14 @@ fn with_configured(own: &Routes, config: &Config) -> Result<Routes, Error> {
     let mut routes = own.clone();
     for route in &config.routes {
         let (handler, cors): (Arc<dyn MakeHandler>, _) = match &route.handler {
-            HandlerConfig::Media(media) => (Arc::new(Media::new(media.clone())?), media.sharing()),
+            HandlerConfig::Media(media) => {
+                let handler: Arc<dyn MakeHandler> = Arc::new(Media::new(media.clone())?);
+                let handler = match &route.live {
+                    Some(live) => Arc::new(Live::around(live.clone(), media, handler)?),
+                    None => handler,
+                };
+                (handler, media.sharing())
+            }
             HandlerConfig::Upload(upload) => {
                 let url = upload.url.clone().or_else(|| config.url_of_folder(route.host.as_deref(), &upload.dir));
                 (Arc::new(Upload::new(UploadConfig { url, ..upload.clone() })?), upload.sharing())

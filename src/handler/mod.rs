@@ -2,5 +2,6 @@
 
 pub mod admin;
 pub mod guard;
+pub mod live;
 pub mod media;
 pub mod upload;

@@ -10,6 +10,7 @@ mod framing;
 mod hot;
 mod house;
 mod killed;
+mod live;
 mod media;
 mod operations;
 mod paths;
