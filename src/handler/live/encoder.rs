@@ -129,10 +129,12 @@ impl Recording {
             });
             let Some(piece) = piece.await? else { break };
             let piece = piece.map_err(|error| Refusal::broken(&error))?;
-            if limit - sink.len() < piece.len() as u64 {
+            // What is kept does not depend on how it was cut.
+            let fits = usize::try_from(limit - sink.len()).map_or(piece.len(), |room| room.min(piece.len()));
+            sink.push(piece.slice(0..fits));
+            if fits < piece.len() {
                 return Err(Refusal::too_large(limit));
             }
-            sink.push(piece);
         }
         let flushed = sink.flush().await;
         live.advance(sink.written());

@@ -9,6 +9,7 @@ use std::rc::Rc;
 
 use http::StatusCode;
 
+use crate::driver::FileKind;
 use crate::driver::op::{DirectoryMode, Taken};
 use crate::http::{Refusal, Target, random_name};
 use crate::limits::Limits;
@@ -113,6 +114,14 @@ fn path_in_store(directory: &str) -> String {
 
 /// Opens a directory beneath the folder; what is missing on the way is made.
 async fn open_or_make(folder: &File, path: &str, mode: DirectoryMode) -> io::Result<File> {
+    let directory = walk(folder, path, mode).await?;
+    match directory.stat()?.kind {
+        FileKind::Directory => Ok(directory),
+        FileKind::Regular | FileKind::Other => Err(io::ErrorKind::NotADirectory.into()),
+    }
+}
+
+async fn walk(folder: &File, path: &str, mode: DirectoryMode) -> io::Result<File> {
     match folder.open_beneath(path.as_bytes()).await {
         Err(error) if error.kind() == io::ErrorKind::NotFound => {}
         result => return result,
@@ -136,11 +145,10 @@ async fn open_or_make(folder: &File, path: &str, mode: DirectoryMode) -> io::Res
 }
 
 fn no_directory(error: io::Error) -> Refusal {
-    match error.raw_os_error() {
-        // A link that leaves the folder, or a file, is no directory (P1).
-        Some(libc::ENOENT | libc::ENOTDIR | libc::EXDEV | libc::ELOOP) => {
-            Refusal::new(StatusCode::NOT_FOUND, "NO_DIRECTORY", "There is no such directory.")
-        }
-        _ => Refusal::failed("a directory can't be made", error),
+    // A link that leaves the folder, or a file, is no directory (P1).
+    let leads_away = matches!(error.raw_os_error(), Some(libc::EXDEV | libc::ELOOP));
+    if leads_away || matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) {
+        return Refusal::new(StatusCode::NOT_FOUND, "NO_DIRECTORY", "There is no such directory.");
     }
+    Refusal::failed("a directory can't be made", error)
 }

@@ -1,8 +1,9 @@
 //! Gives what a killed process left behind a name that says that it is not whole.
 //!
-//! It is looked for once, when the folder begins to be served, on a thread of its own: looking blocks. What a running process has
-//! is locked. What is empty may be a file that a running process has just made and not locked yet; it is taken away when it
-//! is old enough not to be.
+//! It is looked for when the folder begins to be served, on a thread of its own: looking blocks. What a running process has is
+//! locked. What is empty may be a file that a running process has just made and not locked yet; it is taken away when it is old
+//! enough not to be. The kernel lets go of what a killed process had only some time after it is gone, so where something is held
+//! or young there is another look or two, and then it is left to the next start.
 
 use std::fs::{self, File};
 use std::io;
@@ -22,6 +23,9 @@ use crate::proto::upload_name;
 /// From this age on, an empty file is nobody's.
 const EMPTY_FOR: Duration = Duration::from_secs(60);
 
+/// How long after one look there is another, while something is left.
+const LOOK_AGAIN: [Duration; 3] = [Duration::from_millis(500), Duration::from_secs(5), Duration::from_secs(70)];
+
 /// Begins to look. `whole` are the paths of what is of no use when it is not whole.
 ///
 /// # Errors
@@ -29,21 +33,34 @@ const EMPTY_FOR: Duration = Duration::from_secs(60);
 pub(super) fn start(folder: &Path, whole: Vec<Pattern>) -> io::Result<()> {
     let folder = folder.to_owned();
     let sweeping = thread::Builder::new().name(String::from("live-sweep")).spawn(move || {
-        if let Err(error) = sweep(&folder, &whole)
-            && error.kind() != io::ErrorKind::NotFound
-        {
-            tracing::warn!(%error, folder = %folder.display(), "what encoders have left behind can't be looked for");
+        for again in LOOK_AGAIN.map(Some).into_iter().chain([None]) {
+            match (sweep(&folder, &whole), again) {
+                (Ok(Swept::Some), Some(again)) => thread::sleep(again),
+                (Err(error), _) if error.kind() != io::ErrorKind::NotFound => {
+                    tracing::warn!(%error, folder = %folder.display(), "what encoders have left behind can't be looked for");
+                    return;
+                }
+                _ => return,
+            }
         }
     });
     sweeping.map(drop)
 }
 
+/// How much of what was left has its name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Swept {
+    All,
+    Some,
+}
+
 /// Marks all that was left in a folder's store.
-fn sweep(folder: &Path, whole: &[Pattern]) -> io::Result<()> {
+fn sweep(folder: &Path, whole: &[Pattern]) -> io::Result<Swept> {
     let root = File::open(folder)?;
     let store = folder.join(STORE);
+    let mut swept = Swept::All;
     if !store.symlink_metadata()?.is_dir() {
-        return Ok(());
+        return Ok(swept);
     }
     let mut directories = vec![PathBuf::new()];
     while let Some(directory) = directories.pop() {
@@ -57,15 +74,21 @@ fn sweep(folder: &Path, whole: &[Pattern]) -> io::Result<()> {
             } else if metadata.is_file() {
                 let age = metadata.modified().ok().and_then(|modified| modified.elapsed().ok()).unwrap_or_default();
                 let left = Left { path: &path, is_empty: metadata.len() == 0 };
-                if (!left.is_empty || age > EMPTY_FOR)
-                    && let Err(error) = left.settle(root.as_fd(), &store, whole)
-                {
-                    tracing::warn!(%error, path = %path.display(), "what an encoder left behind can't be given a name");
+                if left.is_empty && age < EMPTY_FOR {
+                    swept = Swept::Some;
+                    continue;
+                }
+                match left.settle(root.as_fd(), &store, whole) {
+                    Ok(Swept::All) => {}
+                    Ok(Swept::Some) => swept = Swept::Some,
+                    Err(error) => {
+                        tracing::warn!(%error, path = %path.display(), "what an encoder left behind can't be given a name");
+                    }
                 }
             }
         }
     }
-    Ok(())
+    Ok(swept)
 }
 
 /// A file in the store.
@@ -77,21 +100,22 @@ struct Left<'a> {
 
 impl Left<'_> {
     /// Gives it its name, or takes it away if it is of no use; not while somebody has it.
-    fn settle(&self, root: BorrowedFd<'_>, store: &Path, whole: &[Pattern]) -> io::Result<()> {
+    fn settle(&self, root: BorrowedFd<'_>, store: &Path, whole: &[Pattern]) -> io::Result<Swept> {
         let file = File::open(store.join(self.path))?;
-        let Ok(lock) = Flock::lock(file, FlockArg::LockExclusiveNonblock) else { return Ok(()) };
+        let Ok(lock) = Flock::lock(file, FlockArg::LockExclusiveNonblock) else { return Ok(Swept::Some) };
         let name = self.path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
-        let Some((name, _random)) = name.rsplit_once('.') else { return Ok(()) };
+        let Some((name, _random)) = name.rsplit_once('.') else { return Ok(Swept::All) };
         let directory = self.path.parent().unwrap_or(Path::new(""));
         let path = directory.join(name);
         let is_of_use = !whole.iter().any(|pattern| pattern.matches(path.as_os_str().as_encoded_bytes()));
         if self.is_empty || !is_of_use {
-            return fs::remove_file(store.join(self.path));
+            fs::remove_file(store.join(self.path))?;
+            return Ok(Swept::All);
         }
         let given = give_name(root, self.path, directory, name)?;
         tracing::warn!(path = %directory.join(given).display(), "an encoder was cut off: what came is kept");
         drop(lock);
-        Ok(())
+        Ok(Swept::All)
     }
 }
 
@@ -167,7 +191,7 @@ mod tests {
             ("film.incomplete.mp4", "another", 0),
             ("show/0.ts", "whole", 0),
         ]);
-        sweep(folder.path(), &whole()).unwrap();
+        assert_eq!(sweep(folder.path(), &whole()).unwrap(), Swept::Some);
         let expected =
             [".live/new.0e", "film.incomplete-2.mp4", "film.incomplete.mp4", "show/0.ts", "show/1.incomplete.ts"];
         assert_eq!(files(folder.path()), expected);
@@ -187,7 +211,7 @@ mod tests {
         );
         assert_eq!(fs::read_dir(outside.path()).unwrap().count(), 0);
         drop(held);
-        sweep(folder.path(), &whole()).unwrap();
+        assert_eq!(sweep(folder.path(), &whole()).unwrap(), Swept::All);
         assert!(folder.path().join("film.incomplete.mp4").exists());
     }
 }
