@@ -11,6 +11,7 @@ mod hot;
 mod house;
 mod killed;
 mod live;
+mod live_clients;
 mod media;
 mod operations;
 mod paths;
