@@ -4,12 +4,16 @@
 //! files and timers keep a handle on it, so that the hot path does not look it up.
 
 pub mod fs;
+#[allow(dead_code, reason = "the handlers that keep one come next")]
+pub mod journal;
 pub mod net;
 pub mod offload;
 pub mod queue;
 mod residency;
 pub mod signal;
 pub mod task;
+#[cfg(test)]
+pub(crate) mod testing;
 pub mod timer;
 pub mod worker;
 

@@ -12,6 +12,7 @@ mod house;
 mod killed;
 mod live;
 mod live_clients;
+mod library;
 mod media;
 mod operations;
 mod paths;
