@@ -77,7 +77,12 @@ impl Sink {
 
     /// Waits until the kernel has every byte.
     pub async fn flush(&mut self) -> io::Result<()> {
-        std::future::poll_fn(|cx| self.poll_down_to(0, cx)).await
+        std::future::poll_fn(|cx| self.poll_flush(cx)).await
+    }
+
+    /// See [`Sink::flush`].
+    pub fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.poll_down_to(0, cx)
     }
 
     /// Waits until no write is under way any more, however they end.

@@ -11,7 +11,7 @@
 use std::io;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::task::{Poll, ready};
+use std::task::{Context, Poll, ready};
 
 use futures_util::StreamExt;
 use http::StatusCode;
@@ -20,7 +20,7 @@ use super::Folder;
 use super::files::{IsTaken, LiveFile, State};
 use super::store::Interim;
 use crate::config::{Fsync, OnSecondEncoder};
-use crate::http::{BodyReader, Refusal, Request, Response, Share, Sink, Target, look_up};
+use crate::http::{BodyReader, Chunk, Refusal, Request, Response, Share, Sink, Target, look_up};
 use crate::limits::Limits;
 use crate::proto::hls;
 use crate::rt::signal::Watch;
@@ -54,17 +54,14 @@ pub(super) async fn replace(folder: &Rc<Folder>, mut request: Request, target: T
     let replaces = look_up(interim.directory(), &target.name).await?.is_some();
 
     let (mut sink, mut parser) = (Sink::resume(interim.file.clone(), 0, None), hls::Parser::default());
-    let mut body = request.into_body();
-    while let Some(piece) = body.next().await {
-        let piece = piece.map_err(|error| Refusal::broken(&error))?;
+    let mut body = request.into_body().in_large_pieces();
+    while let Some(piece) = next_piece(&mut body, |cx| sink.poll_flush(cx).map_err(not_written)).await? {
         if limit - sink.len() < piece.len() as u64 {
             return Err(Refusal::too_large(limit));
         }
         parser.push(&piece);
-        std::future::poll_fn(|cx| sink.poll_room(cx)).await.map_err(not_written)?;
         sink.push(piece);
     }
-    sink.flush().await.map_err(not_written)?;
 
     let (folder, runtime) = (folder.clone(), folder.worker.runtime.clone());
     // From here on it is done whole, whether or not the encoder waits for it.
@@ -115,20 +112,8 @@ impl Recording {
     /// Takes all of the body.
     async fn receive(&mut self, mut body: BodyReader) -> Result<(), Refusal> {
         let limit = self.folder.config().file_len;
-        let Recording { live, stop, parts: Some(Parts { sink, .. }), .. } = self else { return Ok(()) };
-        loop {
-            let piece = std::future::poll_fn(|cx| {
-                // First what is done, so that it is told also while there is no more to take.
-                let room = sink.poll_room(cx);
-                live.advance(sink.written());
-                if stop.poll_changed(cx).is_ready() || live.is_stopped() {
-                    return Poll::Ready(Err(taken_over()));
-                }
-                ready!(room).map_err(not_written)?;
-                body.poll_next_unpin(cx).map(Ok)
-            });
-            let Some(piece) = piece.await? else { break };
-            let piece = piece.map_err(|error| Refusal::broken(&error))?;
+        while let Some(piece) = next_piece(&mut body, |cx| self.poll_written(cx)).await? {
+            let Some(Parts { sink, .. }) = &mut self.parts else { return Ok(()) };
             // What is kept does not depend on how it was cut.
             let fits = usize::try_from(limit - sink.len()).map_or(piece.len(), |room| room.min(piece.len()));
             sink.push(piece.slice(0..fits));
@@ -136,9 +121,18 @@ impl Recording {
                 return Err(Refusal::too_large(limit));
             }
         }
-        let flushed = sink.flush().await;
-        live.advance(sink.written());
-        flushed.map_err(not_written)
+        Ok(())
+    }
+
+    /// Waits until the kernel has all that has come, and tells the readers what it has.
+    fn poll_written(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Refusal>> {
+        let Some(Parts { sink, .. }) = &mut self.parts else { return Poll::Ready(Ok(())) };
+        let written = sink.poll_flush(cx);
+        self.live.advance(sink.written());
+        if self.stop.poll_changed(cx).is_ready() || self.live.is_stopped() {
+            return Poll::Ready(Err(taken_over()));
+        }
+        written.map_err(not_written)
     }
 
     /// Gives the file its place. It is done whole, whether or not the encoder waits for it.
@@ -173,22 +167,39 @@ impl Drop for Recording {
     }
 }
 
+/// The next piece of a body, when the kernel has all that came before; `None` when it has all. One piece is on its way to the file
+/// while the next one comes, and never two: what is there is a beginning of the file then, also where a write fails.
+async fn next_piece(
+    body: &mut BodyReader,
+    mut poll_written: impl FnMut(&mut Context<'_>) -> Poll<Result<(), Refusal>>,
+) -> Result<Option<Chunk>, Refusal> {
+    let mut next = None;
+    std::future::poll_fn(|cx| {
+        // First, so that a write that is done gives its buffer back, and is told of, also while nothing comes.
+        let written = poll_written(cx);
+        if let Poll::Ready(Err(refusal)) = written {
+            return Poll::Ready(Err(refusal));
+        }
+        let next = match &mut next {
+            Some(next) => next,
+            None => next.insert(ready!(body.poll_next_unpin(cx))),
+        };
+        ready!(written)?;
+        Poll::Ready(next.take().transpose().map_err(|error| Refusal::broken(&error)))
+    })
+    .await
+}
+
 /// Keeps what has come of a file that broke off, under a name that says so.
 async fn keep(live: &LiveFile, parts: Parts) {
     let Parts { mut interim, mut sink, share: _share } = parts;
     sink.settle().await;
-    let len = sink.written();
+    // A write that failed may have brought a part.
+    let len = interim.file.stat().map_or(sink.written(), |stat| stat.len);
     if len == 0 {
         return interim.discard();
     }
-    // Behind a write that failed, others may have succeeded.
-    let is_longer = interim.file.stat().is_ok_and(|stat| stat.len > len);
-    let cut = if is_longer { interim.file.truncate(len).await } else { Ok(()) };
-    let kept = match cut {
-        Ok(()) => interim.place_incomplete().await,
-        Err(error) => Err(error),
-    };
-    match kept {
+    match interim.place_incomplete().await {
         Ok(name) => tracing::warn!(path = live.path, name, bytes = len, "an encoder broke off: what came is kept"),
         Err(error) => {
             tracing::error!(%error, path = live.path, "an encoder broke off, and what came can't be given a name yet");

@@ -113,7 +113,7 @@ impl LiveFile {
 
 /// What is live in one folder. All of it is behind one lock, which is held for a look-up.
 #[derive(Debug)]
-pub(super) struct LiveFiles {
+pub(crate) struct LiveFiles {
     folder: PathBuf,
     names: Mutex<Names>,
     /// News of any name: that an encoder has begun with it, or put it.

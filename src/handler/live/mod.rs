@@ -36,7 +36,8 @@ use std::sync::Arc;
 
 use http::{Method, StatusCode};
 
-use self::files::{LiveFile, LiveFiles, Named, State};
+pub(crate) use self::files::LiveFiles;
+use self::files::{LiveFile, Named, State};
 use self::reader::Reader;
 use crate::config::{LiveConfig, MediaConfig};
 use crate::error::Error;
@@ -83,7 +84,7 @@ impl Live {
         Live::with_files(config, media, handler, LiveFiles::of(&media.root))
     }
 
-    fn with_files(
+    pub(crate) fn with_files(
         config: LiveConfig,
         media: &MediaConfig,
         handler: Arc<dyn MakeHandler>,
