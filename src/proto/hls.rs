@@ -130,9 +130,9 @@ impl Playlist {
         self.target.unwrap_or(USUAL_TARGET).clamp(Duration::from_secs(1), MOST_PATIENCE / 3) * 3
     }
 
-    /// Whether it announces a part, by a link to it that is relative to the playlist (`EXT-X-PRELOAD-HINT`).
-    pub fn announces(&self, uri: &str) -> bool {
-        self.can_block && !self.has_ended && self.hints.iter().any(|hint| hint == uri)
+    /// The parts that are waited for, by links to them that are relative to the playlist (`EXT-X-PRELOAD-HINT`).
+    pub fn announced(&self) -> impl Iterator<Item = &str> {
+        self.hints.iter().map(String::as_str).filter(|_| self.can_block && !self.has_ended)
     }
 
     fn has(&self, asked: Directives, next: u64) -> bool {
@@ -408,9 +408,10 @@ mod tests {
 
     #[test]
     fn what_is_announced_is_known_by_its_link() {
-        let playlist = parse(LOW_LATENCY);
-        assert!(playlist.announces("13.2.m4s") && !playlist.announces("13.3.m4s") && !playlist.announces(""));
-        assert!(!parse(&format!("{LOW_LATENCY}#EXT-X-ENDLIST")).announces("13.2.m4s"));
+        assert_eq!(parse(LOW_LATENCY).announced().collect::<Vec<_>>(), ["13.2.m4s"]);
+        for none in [&format!("{LOW_LATENCY}#EXT-X-ENDLIST"), &LOW_LATENCY.replace("\"13.2.m4s\"", "\"\""), ""] {
+            assert_eq!(parse(none).announced().count(), 0, "{none}");
+        }
         let many: String = (0..1000).map(|n| format!("#EXT-X-PRELOAD-HINT:TYPE=PART,URI=\"{n}\"\n")).collect();
         assert_eq!(parse(&format!("#EXTM3U\n{}", &many[..4000])).hints.len(), HINTS);
     }

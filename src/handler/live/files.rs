@@ -124,20 +124,40 @@ pub(crate) struct LiveFiles {
 struct Names {
     growing: HashMap<Box<str>, Arc<LiveFile>>,
     put: LruCache<Box<str>, Put>,
+    /// Parts that are about to come, and the playlists that say so.
+    announced: HashMap<Box<str>, Box<str>>,
 }
 
 impl Names {
     /// Remembers a name; who waits for news of it is to be told.
     fn note(&mut self, path: &str, playlist: Option<Playlist>, now: Instant) -> Signal {
         // Who waits for the name goes on to wait.
-        let news = self.put.pop(path).map(|put| put.listed.news).unwrap_or_default();
+        let before = self.put.pop(path).inspect(|before| forget(&mut self.announced, before));
+        let news = before.map(|before| before.listed.news).unwrap_or_default();
         // A longer path is not believed by any cache.
         if path.len() <= Limits::CACHED_PATH_LEN {
+            let announces = playlist.iter().flat_map(Playlist::announced).map(|link| beside(path, link)).collect();
             let listed = Listed { playlist: playlist.map(Arc::new), news: news.clone() };
-            self.put.put(path.into(), Put { at: now, listed });
+            let put = Put { at: now, listed, announces };
+            for part in &put.announces {
+                self.announced.insert(part.clone(), path.into());
+            }
+            let oldest = self.put.push(path.into(), put);
+            oldest.inspect(|(_, oldest)| forget(&mut self.announced, oldest));
         }
         news
     }
+}
+
+/// Forgets what a name has announced.
+fn forget(announced: &mut HashMap<Box<str>, Box<str>>, put: &Put) {
+    put.announces.iter().for_each(|part| drop(announced.remove(part)));
+}
+
+/// What a link in the file at a path leads to, without its query.
+fn beside(path: &str, link: &str) -> Box<str> {
+    let link = link.split('?').next().unwrap_or_default();
+    path.rsplit_once('/').map_or_else(|| link.into(), |(directory, _)| format!("{directory}/{link}").into())
 }
 
 /// What is remembered of a name that was put.
@@ -145,6 +165,8 @@ impl Names {
 struct Put {
     at: Instant,
     listed: Listed,
+    /// The paths of parts that it says are about to come.
+    announces: Vec<Box<str>>,
 }
 
 /// What a name's playlist says, if it is one, and who waits for the next version of it.
@@ -186,7 +208,7 @@ impl LiveFiles {
     /// Nothing is live in this folder yet.
     pub fn new(folder: &Path) -> Arc<Self> {
         const MOST: NonZeroUsize = NonZeroUsize::new(Limits::LIVE_NAMES).expect("names are remembered");
-        let names = Names { growing: HashMap::new(), put: LruCache::new(MOST) };
+        let names = Names { growing: HashMap::new(), put: LruCache::new(MOST), announced: HashMap::new() };
         Arc::new(LiveFiles { folder: folder.to_owned(), names: Mutex::new(names), news: Signal::new() })
     }
 
@@ -258,23 +280,16 @@ impl LiveFiles {
         lock(&self.names).put.get(path).map(|put| put.listed.clone())
     }
 
-    /// The playlist beside a path that announces it.
+    /// The playlist that says that a path is about to come.
     pub fn announcing(&self, path: &str) -> Option<Arc<Playlist>> {
-        let (directory, name) = split(path);
         let names = lock(&self.names);
-        let beside = names.put.iter().filter(|(path, _)| split(path).0 == directory);
-        beside.filter_map(|(_, put)| put.listed.playlist.as_ref()).find(|playlist| playlist.announces(name)).cloned()
+        names.put.peek(names.announced.get(path)?)?.listed.playlist.clone()
     }
 
     /// Waits for news of any name from now on.
     pub fn watch(&self) -> Watch {
         self.news.watch()
     }
-}
-
-/// A path's directory, empty for the folder itself, and its name.
-pub(super) fn split(path: &str) -> (&str, &str) {
-    path.rsplit_once('/').unwrap_or(("", path))
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -332,11 +347,16 @@ mod tests {
     fn a_part_is_announced_by_the_playlist_beside_it() {
         let files = LiveFiles::new(Path::new("/"));
         let text = "#EXTM3U\n#EXT-X-SERVER-CONTROL:CAN-BLOCK-RELOAD=YES\n#EXT-X-PRELOAD-HINT:TYPE=PART,URI=\"1.m4s\"\n";
-        files.note("show/live.m3u8", playlist(text), Instant::now());
+        let now = Instant::now();
+        files.note("show/live.m3u8", playlist(text), now);
         assert!(files.announcing("show/1.m4s").is_some());
         for other in ["1.m4s", "show/2.m4s", "show/a/1.m4s"] {
             assert!(files.announcing(other).is_none(), "{other}");
         }
+        files.note("show/live.m3u8", playlist(&text.replace("1.m4s", "2.m4s?a=b")), now);
+        assert!(files.announcing("show/1.m4s").is_none() && files.announcing("show/2.m4s").is_some());
+        (0..Limits::LIVE_NAMES).for_each(|n| files.note(&n.to_string(), None, now));
+        assert!(files.announcing("show/2.m4s").is_none() && lock(&files.names).announced.is_empty());
     }
 
     #[test]

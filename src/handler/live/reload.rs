@@ -25,12 +25,10 @@ pub(super) enum Wait {
 /// What a request for a path that is not being made has to wait for, if anything.
 pub(super) fn of(folder: &Folder, request: &Request, path: &str) -> Option<Wait> {
     if folder.is_replaced_whole(path) {
+        let asked = Directives::parse(request.query()).transpose()?;
         // What was not put here is not waited for.
         folder.files().listed(path)?.playlist?;
-        return match Directives::parse(request.query()) {
-            Ok(asked) => asked.map(Wait::Playlist),
-            Err(error) => Some(Wait::Never(error.to_string())),
-        };
+        return Some(asked.map_or_else(|error| Wait::Never(error.to_string()), Wait::Playlist));
     }
     folder.files().announcing(path).map(|playlist| Wait::Part(playlist.patience()))
 }
