@@ -194,6 +194,10 @@ impl Limits {
     /// cache believes is old. Beyond it, those that were used least recently are forgotten: what replaced a file may be served
     /// up to `open_file_valid` late then.
     pub const LIVE_NAMES: usize = 512;
+    /// The newest bytes of a live file that are read once for all its readers, at most; more are sent as a region of the file.
+    pub const LIVE_NEWEST_LEN: usize = 16 << 10;
+    /// What such bytes may take in a worker's memory, of all live files of a route, those that slow readers still have included.
+    pub const LIVE_NEWEST_BYTES: u64 = MIB;
     /// How many bytes of an upload make its socket readable, where so many are still to come: fewer are not worth a write.
     pub const RECEIVE_LOW_WATER: usize = 32 << 10;
     /// The most bytes that the disk is asked for ahead of one reader; they are the page cache's.

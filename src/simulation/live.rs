@@ -1,7 +1,6 @@
 //! Live media on a kernel on which everything goes wrong: readers get the encoder's bytes or see that they don't, what came is kept,
 //! and in the end neither a descriptor nor a buffer nor a task is left.
 
-use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -9,7 +8,7 @@ use super::guest::{Ask, Guest, Manner, Mishap, check_bytes};
 use super::{BUMPY, MARK, Server, World, first, streams, tight};
 use crate::config::{LiveConfig, MediaConfig, OnSecondEncoder};
 use crate::driver::sim::{Faults, explore};
-use crate::handler::live::{Live, LiveFiles};
+use crate::handler::live::Live;
 use crate::handler::media::Media;
 use crate::router::Routes;
 
@@ -21,7 +20,7 @@ fn routes(on_second_encoder: OnSecondEncoder) -> Routes {
     let config = LiveConfig { on_second_encoder, ..LiveConfig::default() };
     let folder = MediaConfig::new("/");
     let media = Arc::new(Media::new(folder.clone()).expect("a root"));
-    let live = Live::with_files(config, &folder, media, LiveFiles::new(Path::new("/"))).expect("a folder");
+    let live = Live::simulated(config, &folder, media).expect("a folder");
     let mut routes = Routes::default();
     routes.add(None, "/live", Arc::new(live));
     routes

@@ -18,6 +18,7 @@ use http::StatusCode;
 
 use super::Folder;
 use super::files::{IsTaken, LiveFile, State};
+use super::reader::Opened;
 use super::store::Interim;
 use crate::config::{Fsync, OnSecondEncoder};
 use crate::http::{BodyReader, Chunk, Refusal, Request, Response, Share, Sink, Target, look_up};
@@ -83,6 +84,8 @@ pub(super) async fn replace(folder: &Rc<Folder>, mut request: Request, target: T
 struct Recording {
     folder: Rc<Folder>,
     live: Arc<LiveFile>,
+    /// For the readers on this worker.
+    _opened: Rc<Opened>,
     stop: Watch,
     parts: Option<Parts>,
 }
@@ -103,10 +106,16 @@ impl Recording {
         folder.files().begin(&live, folder.config().on_second_encoder)?;
         // What comes is kept even if the server has to end before it can be given a name.
         interim.keep();
-        folder.keep_open(&live, &interim.file);
+        let opened = folder.keep_open(&live, interim.file.clone());
         folder.worker.metrics.live_streams.increment();
         let sink = Sink::resume(interim.file.clone(), 0, None);
-        Ok(Recording { folder: folder.clone(), live, stop, parts: Some(Parts { interim, sink, share }) })
+        Ok(Recording {
+            folder: folder.clone(),
+            live,
+            _opened: opened,
+            stop,
+            parts: Some(Parts { interim, sink, share }),
+        })
     }
 
     /// Takes all of the body.

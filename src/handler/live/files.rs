@@ -113,7 +113,7 @@ impl LiveFile {
 
 /// What is live in one folder. All of it is behind one lock, which is held for a look-up.
 #[derive(Debug)]
-pub(crate) struct LiveFiles {
+pub(super) struct LiveFiles {
     folder: PathBuf,
     names: Mutex<Names>,
     /// News of any name: that an encoder has begun with it, or put it.

@@ -36,14 +36,13 @@ use std::sync::Arc;
 
 use http::{Method, StatusCode};
 
-pub(crate) use self::files::LiveFiles;
-use self::files::{LiveFile, Named, State};
-use self::reader::Reader;
+use self::files::{LiveFile, LiveFiles, Named, State};
+use self::reader::{Opened, Reader};
 use crate::config::{LiveConfig, MediaConfig};
 use crate::error::Error;
 use crate::http::{
-    Answer, Body, FileRegion, Handler, MakeHandler, Refusal, Request, Response, Share, Target, Worker, check_fields,
-    look_up,
+    Answer, Body, Budget, FileRegion, Handler, MakeHandler, Refusal, Request, Response, Share, Target, Worker,
+    check_fields, look_up,
 };
 use crate::limits::Limits;
 use crate::proto::cors::Cors;
@@ -84,7 +83,17 @@ impl Live {
         Live::with_files(config, media, handler, LiveFiles::of(&media.root))
     }
 
-    pub(crate) fn with_files(
+    /// The same, of a folder that is in a simulated world only: what is live in it is not found by its path.
+    #[cfg(test)]
+    pub(crate) fn simulated(
+        config: LiveConfig,
+        media: &MediaConfig,
+        handler: Arc<dyn MakeHandler>,
+    ) -> Result<Self, Error> {
+        Live::with_files(config, media, handler, LiveFiles::new(&media.root))
+    }
+
+    fn with_files(
         config: LiveConfig,
         media: &MediaConfig,
         handler: Arc<dyn MakeHandler>,
@@ -109,6 +118,7 @@ impl MakeHandler for Live {
             shared: self.shared.clone(),
             media: self.media.make(worker),
             open: RefCell::default(),
+            newest: Budget::new(Limits::LIVE_NEWEST_BYTES as usize),
         })))
     }
 }
@@ -121,7 +131,9 @@ struct Folder {
     shared: Arc<Shared>,
     media: Rc<dyn Handler>,
     /// The files that are being made and are open on this worker, by their path in the store.
-    open: RefCell<HashMap<String, Weak<File>>>,
+    open: RefCell<HashMap<String, Weak<Opened>>>,
+    /// What the newest bytes of those may take.
+    newest: Budget,
 }
 
 impl Handler for LiveHandler {
@@ -177,7 +189,7 @@ impl Folder {
         let Some(path) = path_of(&request) else { return self.media.call(request).unrepeated() };
         match self.look_up(&path) {
             Named::Growing(live) => match self.opened(&live) {
-                Some(file) => self.follow(&request, live, file).into(),
+                Some(opened) => self.follow(&request, live, opened).into(),
                 None => Answer::Later(Box::pin(self.clone().open_and_follow(request, path))),
             },
             named => match reload::of(self, &request, &path) {
@@ -206,7 +218,7 @@ impl Folder {
                 Err(refusal) => Err(refusal),
             };
             match opened {
-                Ok(file) => return self.follow(&request, live, file),
+                Ok(opened) => return self.follow(&request, live, opened),
                 Err(refusal) if !refusal.is_missing() => {
                     return Response::from(refusal).fields(self.shared_fields(&request));
                 }
@@ -230,7 +242,7 @@ impl Folder {
     }
 
     /// The reply with a file that is being made (RFC 9110 §14; RFC 8673).
-    fn follow(self: &Rc<Self>, request: &Request, live: Arc<LiveFile>, file: Rc<File>) -> Response {
+    fn follow(&self, request: &Request, live: Arc<LiveFile>, opened: Rc<Opened>) -> Response {
         let (_, written) = live.progress();
         let fields = request.fields();
         // Without validators, no condition of a range holds (RFC 9110 §13.1.5).
@@ -265,8 +277,8 @@ impl Folder {
         head.field("Accept-Ranges", b"bytes");
         head.field("Cache-Control", b"no-store");
         let body = match wanted {
-            OfGrowing::One(range) => Body::File(FileRegion { file, range }),
-            _ => Body::stream(Reader::new(&self.worker, live, file, from)),
+            OfGrowing::One(range) => Body::File(FileRegion { file: opened.file.clone(), range }),
+            _ => Body::stream(Reader::new(&self.worker, live, opened, from)),
         };
         Response::from_head(head).with_body(body).fields(self.shared_fields(request))
     }
@@ -351,29 +363,27 @@ impl Folder {
     }
 
     /// A file that is being made, as it is open here, if it is.
-    fn opened(&self, live: &LiveFile) -> Option<Rc<File>> {
+    fn opened(&self, live: &LiveFile) -> Option<Rc<Opened>> {
         self.open.borrow().get(&live.store_path)?.upgrade()
     }
 
     /// Opens a file that is being made, once for all its readers on this worker.
-    async fn opened_beneath(&self, root: &File, live: &LiveFile) -> Result<Rc<File>, Refusal> {
+    async fn opened_beneath(&self, root: &File, live: &LiveFile) -> Result<Rc<Opened>, Refusal> {
         let file = root.open_beneath(live.store_path.as_bytes()).await.map_err(|error| match error.kind() {
             std::io::ErrorKind::NotFound => Refusal::new(StatusCode::NOT_FOUND, "NO_FILE", "There is no such file."),
             _ => Refusal::failed("a live file can't be opened", error),
         })?;
         // Another reader may have been faster.
-        Ok(self.opened(live).unwrap_or_else(|| {
-            let file = Rc::new(file);
-            self.keep_open(live, &file);
-            file
-        }))
+        Ok(self.opened(live).unwrap_or_else(|| self.keep_open(live, Rc::new(file))))
     }
 
-    /// Lets readers on this worker use a descriptor, as long as anybody does.
-    fn keep_open(&self, live: &LiveFile, file: &Rc<File>) {
+    /// Lets all readers on this worker use a descriptor, as long as anybody does.
+    fn keep_open(&self, live: &LiveFile, file: Rc<File>) -> Rc<Opened> {
+        let opened = Rc::new(Opened::new(file, &self.newest));
         let mut open = self.open.borrow_mut();
-        open.retain(|_, file| file.strong_count() > 0);
-        open.insert(live.store_path.clone(), Rc::downgrade(file));
+        open.retain(|_, opened| opened.strong_count() > 0);
+        open.insert(live.store_path.clone(), Rc::downgrade(&opened));
+        opened
     }
 
     /// Says how a file has ended that was made on this worker.
