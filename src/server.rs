@@ -31,6 +31,7 @@ use crate::error::Error;
 use crate::handler::admin::Admin;
 use crate::handler::events::Events;
 use crate::handler::guard::Guard;
+use crate::handler::live::Live;
 use crate::handler::media::Media;
 use crate::handler::upload::Upload;
 use crate::http::connections::Connections;
@@ -619,7 +620,12 @@ fn with_configured(own: &Routes, config: &Config, standing: &mut Standing) -> Re
         let (handler, cors): (Arc<dyn MakeHandler>, _) = match &route.handler {
             HandlerConfig::Media(media) => {
                 let places = config.uploads_beneath(route.host.as_deref(), &media.root);
-                (Arc::new(Media::new(media.clone())?.with_uploads(places)), media.sharing())
+                let handler: Arc<dyn MakeHandler> = Arc::new(Media::new(media.clone())?.with_uploads(places));
+                let handler = match &route.live {
+                    Some(live) => Arc::new(Live::around(live.clone(), media, handler)?),
+                    None => handler,
+                };
+                (handler, media.sharing())
             }
             HandlerConfig::Upload(upload) => {
                 let url = upload.url.clone().or_else(|| config.url_of_folder(route.host.as_deref(), &upload.dir));

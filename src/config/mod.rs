@@ -162,6 +162,12 @@ impl Config {
                     Term::new("queued items", 1, queue.memory as u64),
                     Term::new("queues", queue.queues, Limits::QUEUE_BYTES),
                 ]),
+                HandlerConfig::Media(_) if route.live.is_some() => {
+                    ceiling.process.extend([
+                        Term::new("live names", Limits::LIVE_NAMES, Limits::LIVE_NAME_BYTES),
+                        Term::new("newest live bytes", self.workers.get(), Limits::LIVE_NEWEST_BYTES),
+                    ]);
+                }
                 HandlerConfig::Media(_) | HandlerConfig::Upload(_) => {}
             }
         }

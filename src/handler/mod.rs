@@ -3,5 +3,6 @@
 pub mod admin;
 pub mod events;
 pub mod guard;
+pub mod live;
 pub mod media;
 pub mod upload;

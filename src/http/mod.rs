@@ -15,6 +15,7 @@ pub mod body;
 mod budget;
 pub(crate) mod client;
 pub(crate) mod connections;
+mod draft;
 mod exchange;
 mod known;
 mod multipart;
@@ -22,10 +23,12 @@ mod pace;
 mod pacing;
 pub(crate) mod page;
 mod reader;
+mod refusal;
 mod region;
 mod request;
 mod response;
 mod send;
+mod sink;
 mod wire;
 
 use std::cell::{Cell, OnceCell, RefCell};
@@ -48,12 +51,15 @@ use crate::telemetry::metrics::WorkerMetrics;
 
 pub use self::body::{Body, Chunk, FileRegion, Framed, Segment};
 pub use self::budget::{Budget, Share};
+pub(crate) use self::draft::{Draft, STORE, Target, check_fields, hex, look_up, open_store, random, random_name};
 pub(crate) use self::multipart::FormEvent;
 pub use self::multipart::{FormError, Multipart, Part, PartHead};
 pub use self::pacing::{AddressRates, AddressShare, PacedBody, Pacing};
 pub use self::reader::BodyReader;
+pub(crate) use self::refusal::Refusal;
 pub use self::request::Request;
 pub use self::response::{Holds, Response};
+pub(crate) use self::sink::Sink;
 
 /// Answers requests on one worker.
 pub trait Handler {
@@ -68,6 +74,25 @@ pub enum Answer {
     /// The reply when it is ready. The future need not be `Send`: it stays on its thread. Dropping it is how a handler learns
     /// that the client is gone.
     Later(LocalBoxFuture<'static, Response>),
+}
+
+impl Answer {
+    /// The same answer, which is never repeated to the same request without asking the handler again.
+    #[must_use]
+    pub fn unrepeated(self) -> Self {
+        match self {
+            Answer::Now(response) => response.which_holds(None).into(),
+            Answer::Later(future) => Answer::Later(Box::pin(async { future.await.which_holds(None) })),
+        }
+    }
+
+    /// The reply, when it is ready.
+    pub async fn response(self) -> Response {
+        match self {
+            Answer::Now(response) => response,
+            Answer::Later(future) => future.await,
+        }
+    }
 }
 
 impl From<Response> for Answer {

@@ -397,6 +397,10 @@ worker_metrics! {
     files_stored: Counter;
     /// Bytes of uploads that are kept, in files or in what can be resumed.
     upload_bytes: Counter;
+    /// Files that are being made by an encoder, and can be read meanwhile.
+    live_streams: Gauge;
+    /// Replies that follow a file while it is made.
+    live_readers: Gauge;
     /// Clients whose stream of events is open.
     subscribers: Gauge;
     /// Events that were published.

@@ -13,6 +13,8 @@ mod hot;
 mod house;
 mod killed;
 mod library;
+mod live;
+mod live_clients;
 mod media;
 mod operations;
 mod paths;

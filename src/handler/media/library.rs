@@ -17,10 +17,10 @@ use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
 use sha2::{Digest as _, Sha256};
 
-use super::content_types::ContentTypes;
 use super::listing::{Entry, EntryKind, Escaped, Href, HumanLen, HumanUtc, Listing, Utc, slash_of, sorted};
 use crate::config::UploadPlace;
 use crate::http::{Body, Segment};
+use crate::proto::content_types::ContentTypes;
 use crate::proto::target;
 
 macro_rules! style {

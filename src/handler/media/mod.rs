@@ -11,7 +11,6 @@
 //!
 //! CORS fields go on every reply, whatever its status (H2).
 
-mod content_types;
 mod info;
 mod library;
 mod listing;
@@ -26,7 +25,6 @@ use std::time::Instant;
 
 use http::{Method, StatusCode};
 
-use self::content_types::ContentTypes;
 use self::listing::Listing;
 use self::open_files::{Current, Found, NotFound, OpenFile, OpenFiles};
 use self::rates::Rates;
@@ -36,6 +34,7 @@ use crate::http::{AddressRates, Answer, Body, FileRegion, Handler, MakeHandler, 
 use crate::limits::Limits;
 use crate::proto::conditional::{self, REPEATED_IN_NOT_MODIFIED, Validators, Verdict};
 use crate::proto::content_coding::{self, Coding};
+use crate::proto::content_types::ContentTypes;
 use crate::proto::cors::Cors;
 use crate::proto::http1::encode::ResponseHead;
 use crate::proto::pattern::Pattern;
@@ -82,6 +81,9 @@ struct MediaHandler(Rc<Folder>);
 impl Handler for MediaHandler {
     fn call(&self, request: Request) -> Answer {
         self.0.shared.sweep();
+        if request.is_afresh() {
+            self.0.forget(&request);
+        }
         if let Some(response) = self.0.answer_now(&request) {
             return self.0.share(&request, response).into();
         }
@@ -139,6 +141,13 @@ impl Folder {
             || content_coding::acceptable(request.fields()).next().is_none();
         let at_hand = alone && self.rates.as_ref().is_none_or(|rates| rates.are_known(&file));
         at_hand.then(|| self.reply(request, &path.path, &file, None, Some(believed)))
+    }
+
+    /// Looks the request's path up again, whatever is known of it.
+    fn forget(&self, request: &Request) {
+        if let Ok(path) = target::normalize(request.path_in_route()) {
+            self.files.forget(&path.path);
+        }
     }
 
     /// The same reply, with what other sites' pages may do with it.

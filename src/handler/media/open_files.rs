@@ -251,6 +251,13 @@ impl OpenFiles {
         }
     }
 
+    /// Believes nothing of what `path` names any more.
+    pub fn forget(&self, path: &[u8]) {
+        let gone = self.cache.borrow_mut().pop(path);
+        // Outside of the borrow: the last handle on a file closes it.
+        drop(gone);
+    }
+
     /// What `path`, relative to the root, names.
     pub async fn find(&self, path: &[u8]) -> Result<Found, NotFound> {
         let root = self.root().await?;

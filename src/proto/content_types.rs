@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use crate::proto::media_type;
+use super::media_type;
 
 /// The types of one route. Cloning shares them.
 #[derive(Clone, Debug, Default)]
