@@ -58,6 +58,7 @@ pub use self::server::{Handle, Server};
 pub mod runtime {
     pub use crate::rt::offload::{NoResult, Offload};
     pub use crate::rt::queue::{Closed, Sender};
+    pub use crate::rt::signal::{Signal, Watch};
     pub use crate::rt::task::JoinHandle;
     pub use crate::rt::timer::{Expired, Timer, sleep};
     pub use crate::rt::{Runtime, yield_now};

@@ -93,7 +93,7 @@ impl Builder {
         let unix_sockets =
             addresses.iter().chain(admin.as_ref().map(Listener::bound)).filter_map(UnixSocket::of).collect();
         let access_log = start_access_log(&config)?;
-        let metrics = Metrics::new(workers, config.limits.memory_ceiling(workers).bytes(), "uring");
+        let metrics = Metrics::new(workers, config.memory_ceiling().bytes(), "uring");
         if let Some(log) = &access_log {
             metrics.set_access_log(log.clone());
         }
@@ -598,11 +598,14 @@ fn with_configured(own: &Routes, config: &Config) -> Result<Routes, Error> {
                 let url = upload.url.clone().or_else(|| config.url_of_folder(route.host.as_deref(), &upload.dir));
                 (Arc::new(Upload::new(UploadConfig { url, ..upload.clone() })?), upload.sharing())
             }
+            HandlerConfig::Events(_) | HandlerConfig::Queue(_) => {
+                return Err(Error::operator("this build has no such handler"));
+            }
         };
-        let handler = match &route.auth {
-            Some(auth) => Arc::new(Guard::around(auth.clone(), handler, cors)?),
-            None => handler,
-        };
+        let guarded = route.auth.iter().try_fold(handler, |handler, auth| {
+            Guard::around(auth.clone(), handler, cors.clone()).map(|guard| Arc::new(guard) as Arc<dyn MakeHandler>)
+        });
+        let handler = guarded?;
         routes.add(route.host.clone(), &route.prefix, handler);
     }
     Ok(routes)
