@@ -30,6 +30,7 @@ use crate::error::Error;
 use crate::handler::admin::Admin;
 use crate::handler::guard::Guard;
 use crate::handler::media::Media;
+use crate::handler::queue::Queue;
 use crate::handler::upload::Upload;
 use crate::http::connections::Connections;
 use crate::http::{MakeHandler, Worker};
@@ -598,7 +599,8 @@ fn with_configured(own: &Routes, config: &Config) -> Result<Routes, Error> {
                 let url = upload.url.clone().or_else(|| config.url_of_folder(route.host.as_deref(), &upload.dir));
                 (Arc::new(Upload::new(UploadConfig { url, ..upload.clone() })?), upload.sharing())
             }
-            HandlerConfig::Events(_) | HandlerConfig::Queue(_) => {
+            HandlerConfig::Queue(queue) => (Arc::new(Queue::new(queue.clone())?), queue.sharing()),
+            HandlerConfig::Events(_) => {
                 return Err(Error::operator("this build has no such handler"));
             }
         };

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use super::check::{self, check_cors};
 use super::events::{check_count, check_event_len, check_journal_bytes};
+use crate::limits::Limits;
 use crate::proto::cors::{Cors, Sharing};
 
 /// Queues between producers and consumers.
@@ -65,11 +66,19 @@ impl QueueConfig {
         if self.queue_bytes < self.item_len as u64 {
             return Err(String::from("queue_bytes: less than one item: write more, or a smaller item_len"));
         }
-        if self.memory < 2 * self.item_len {
-            return Err(String::from("memory: less than two items: write more, or a smaller item_len"));
+        if self.memory / 4 < self.item_len {
+            return Err(String::from("memory: less than four items: write more, or a smaller item_len"));
+        }
+        if self.journal.is_some() && self.journal_bytes / 4 < self.item_len as u64 {
+            return Err(String::from("journal_bytes: less than four items: write more, or a smaller item_len"));
         }
         check_lease(self.lease).map_err(named("lease"))?;
         self.origins.as_deref().map_or(Ok(()), check_cors).map_err(named("origins"))
+    }
+
+    /// What may wait to be written to the journal, in bytes.
+    pub(crate) fn waiting_len(&self) -> usize {
+        Limits::QUEUE_WAITING_LEN.max(2 * self.item_len)
     }
 
     /// What the pages of other sites may do here, once [`QueueConfig::check`] has let the origins through.

@@ -3,4 +3,5 @@
 pub mod admin;
 pub mod guard;
 pub mod media;
+pub mod queue;
 pub mod upload;

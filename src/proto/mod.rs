@@ -15,6 +15,7 @@ pub mod journal;
 pub mod media_duration;
 pub mod media_type;
 pub mod multipart;
+pub mod ndjson;
 pub mod pattern;
 pub mod query;
 pub mod range;

@@ -23,6 +23,13 @@ pub(super) struct Appending {
     pub promise: Promise<Position>,
 }
 
+impl Appending {
+    pub fn new(record: Bytes, held: usize, commit: Commit) -> (Self, Outcome<Position>) {
+        let (promise, outcome) = promise();
+        (Appending { record, held, commit, promise }, outcome)
+    }
+}
+
 /// A record that is asked for.
 pub(super) struct Reading {
     pub position: Position,
@@ -78,16 +85,18 @@ impl Line {
         first.into_iter().for_each(Waker::wake);
     }
 
-    pub fn append(&self, appending: Appending) {
-        self.push(|work| work.appends.push(appending));
+    /// Puts a record behind the others; it comes back when the thread has died.
+    pub fn append(&self, appending: Appending) -> Option<Appending> {
+        self.push(appending, |work, appending| work.appends.push(appending))
     }
 
+    /// A read for a thread that has died is dropped, and so its promise is broken.
     pub fn read(&self, reading: Reading) {
-        self.push(|work| work.reads.push(reading));
+        drop(self.push(reading, |work, reading| work.reads.push(reading)));
     }
 
     pub fn drop_before(&self, segment: u64) {
-        self.push(|work| work.drop_before = work.drop_before.max(Some(segment)));
+        self.push(segment, |work, segment| work.drop_before = work.drop_before.max(Some(segment)));
     }
 
     pub fn close(&self) {
@@ -109,20 +118,19 @@ impl Line {
         }
     }
 
-    /// Work for a thread that has died is dropped, and so its promises are broken.
-    fn push(&self, add: impl FnOnce(&mut Work)) {
+    /// Adds to the work, or gives the thing back when there is nobody to do it.
+    fn push<T>(&self, thing: T, add: impl FnOnce(&mut Work, T)) -> Option<T> {
         let mut state = self.lock();
         if state.ended {
-            drop(state);
-            add(&mut Work::default());
-            return;
+            return Some(thing);
         }
         let was_empty = state.work.is_empty();
-        add(&mut state.work);
+        add(&mut state.work, thing);
         drop(state);
         if was_empty {
             self.changed.notify_one();
         }
+        None
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -155,7 +163,7 @@ impl Place<'_> {
             return Poll::Ready(Err(ended()));
         }
         let is_first = state.waiting.keys().next().copied() == self.number;
-        if is_first && state.held + len <= self.line.bound {
+        if is_first && (state.held == 0 || state.held + len <= self.line.bound) {
             state.held += len;
             // With the place, `drop` wakes the one behind, for whom there may be room too.
             return Poll::Ready(Ok(()));

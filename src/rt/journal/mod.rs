@@ -44,9 +44,9 @@ use crate::proto::journal::HEAD_LEN;
 pub struct Settings {
     /// From this length on a segment is full, in bytes; the record that reaches it is its last one.
     pub segment_len: u64,
-    /// The longest record, in bytes.
+    /// The longest record that is written, in bytes.
     pub record_len: usize,
-    /// What may wait to be written, in bytes with the heads of records; at least one record.
+    /// What may wait to be written, in bytes with the heads of records; a record that is longer may, alone.
     pub waiting_len: usize,
     /// Whether a record counts as written when the disk has it, or when the kernel has it.
     pub sync: bool,
@@ -111,7 +111,7 @@ impl Journal {
 
     fn start(mut segments: Segments, damage: Vec<Damage>, settings: Settings) -> io::Result<Self> {
         let shared = Arc::new(Shared {
-            line: Line::new(settings.waiting_len.max(settings.record_len.saturating_add(HEAD_LEN))),
+            line: Line::new(settings.waiting_len),
             bytes: AtomicU64::default(),
             first: AtomicU64::default(),
             end: AtomicU64::default(),
@@ -151,6 +151,16 @@ impl Journal {
         self.room(record.len()).await?.append(record).await
     }
 
+    /// Appends a record without asking for room, for who has a bound of its own on what it has under way; as
+    /// [`Room::append_then`] otherwise.
+    pub fn append_beside(
+        &self,
+        record: Bytes,
+        commit: impl FnOnce(Result<Position, &io::Error>) + Send + 'static,
+    ) -> Written {
+        self.put(Appending::new(record, 0, Box::new(commit)))
+    }
+
     /// Reads a record again.
     ///
     /// # Errors
@@ -159,6 +169,10 @@ impl Journal {
         let (promise, outcome) = line::promise();
         self.0.shared.line.read(Reading { position, promise });
         outcome.await
+    }
+
+    fn put(&self, (appending, outcome): (Appending, line::Outcome<Position>)) -> Written {
+        Written { outcome, refused: self.0.shared.line.append(appending) }
     }
 
     /// Removes the segments before this one, as soon as what waits now is written; never the one that is written to. What can't be
@@ -223,9 +237,7 @@ impl Room {
         assert!(HEAD_LEN + record.len() <= self.held, "a record that is longer than its room");
         // From here on the room is the record's.
         let held = std::mem::take(&mut self.held);
-        let (promise, outcome) = line::promise();
-        self.journal.0.shared.line.append(Appending { record, held, commit: Box::new(commit), promise });
-        Written(outcome)
+        self.journal.put(Appending::new(record, held, Box::new(commit)))
     }
 }
 
@@ -241,13 +253,18 @@ impl Drop for Room {
 ///
 /// # Errors
 /// As writing a file or syncing it; the record is not in the journal then. `BrokenPipe`: the journal's thread has died.
-pub struct Written(line::Outcome<Position>);
+pub struct Written {
+    outcome: line::Outcome<Position>,
+    /// What a thread that has died did not take. Its commit is dropped here, where the caller holds no lock.
+    refused: Option<Appending>,
+}
 
 impl Future for Written {
     type Output = io::Result<Position>;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        Pin::new(&mut self.0).poll(cx)
+        self.refused = None;
+        Pin::new(&mut self.outcome).poll(cx)
     }
 }
 

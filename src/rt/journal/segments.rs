@@ -18,6 +18,9 @@ use crate::proto::journal::{self, Corruption, Decoded, HEAD_LEN, MAGIC};
 /// How much of a segment is read at a time while it is replayed, in bytes.
 const READ_LEN: u64 = 64 << 10;
 
+/// The longest record that is read, in bytes. What was written obeyed the bound of its time, and its length has a checksum.
+const LONGEST_LEN: usize = 1 << 30;
+
 /// How bytes are brought to the disk; another one in tests, because no disk fails when it is asked to.
 pub(super) type Sync = fn(&File) -> io::Result<()>;
 
@@ -115,7 +118,7 @@ impl Segments {
         let in_file = |error| of_file(&path, error);
         let file = OpenOptions::new().read(true).write(true).open(&path).map_err(in_file)?;
         let len = file.metadata().map_err(in_file)?.len();
-        let scanned = scan(&file, self.settings.record_len, |offset, payload| {
+        let scanned = scan(&file, |offset, payload| {
             replay(Position { segment: number, offset }, payload);
         });
         let Scanned { end, corruption } = scanned.map_err(in_file)?;
@@ -270,7 +273,7 @@ impl Segments {
             Some((number, file)) if number == segment => file,
             _ => File::open(self.path(segment))?,
         };
-        let record = read_record(&file, offset, self.settings.record_len);
+        let record = read_record(&file, offset);
         self.reading = Some((segment, file));
         record
     }
@@ -340,7 +343,7 @@ struct Scanned {
 }
 
 /// Reads a segment from its beginning, with memory for a record and for one read.
-fn scan(file: &File, max_len: usize, mut replay: impl FnMut(u64, &[u8])) -> io::Result<Scanned> {
+fn scan(file: &File, mut replay: impl FnMut(u64, &[u8])) -> io::Result<Scanned> {
     let mut buffer = Vec::new();
     while buffer.len() < MAGIC.len() {
         if file.take(READ_LEN).read_to_end(&mut buffer)? == 0 {
@@ -360,7 +363,7 @@ fn scan(file: &File, max_len: usize, mut replay: impl FnMut(u64, &[u8])) -> io::
     loop {
         let mut used = 0;
         let needed = loop {
-            match journal::decode(&buffer[used..], max_len) {
+            match journal::decode(&buffer[used..], LONGEST_LEN) {
                 Decoded::Record { payload, used: of_record } => {
                     replay(end, payload);
                     used += of_record;
@@ -391,11 +394,11 @@ fn is_zero(file: &File, offset: u64) -> io::Result<bool> {
     }
 }
 
-fn read_record(file: &File, offset: u64, max_len: usize) -> io::Result<Bytes> {
+fn read_record(file: &File, offset: u64) -> io::Result<Bytes> {
     let mut bytes = vec![0; HEAD_LEN];
     file.read_exact_at(&mut bytes, offset)?;
     loop {
-        match journal::decode(&bytes, max_len) {
+        match journal::decode(&bytes, LONGEST_LEN) {
             Decoded::Record { used, .. } => return Ok(Bytes::from(bytes).slice(HEAD_LEN..used)),
             Decoded::NeedMore { len } => {
                 let has = bytes.len();
