@@ -14,6 +14,7 @@ mod media;
 mod operations;
 mod paths;
 mod put;
+mod queue;
 mod ranges;
 mod rates;
 mod resumable;

@@ -100,6 +100,7 @@ pub(super) fn leases(query: Option<&str>) -> Result<Vec<String>, Refusal> {
     for pair in query::pairs(query.unwrap_or_default()) {
         let (name, value) = pair.map_err(|error| parameter(error.to_string()))?;
         match &*name {
+            "lease" if leases.iter().any(|lease| *lease == value) => {}
             "lease" if leases.len() < Limits::QUEUE_LEASES => leases.push(value.into_owned()),
             "lease" => return Err(parameter(format!("{} leases at most", Limits::QUEUE_LEASES))),
             _ => return Err(parameter(format!("{name:?} means nothing here"))),
@@ -191,8 +192,9 @@ mod tests {
         assert!(produce(Some("ack=1")).is_err());
         assert_eq!(leases(Some("lease=a&lease=b")).ok(), Some(vec!["a".to_owned(), "b".to_owned()]));
         assert!(leases(None).is_err() && leases(Some("leas=a")).is_err());
-        assert!(leases(Some(&"lease=a&".repeat(Limits::QUEUE_LEASES))).is_ok());
-        assert!(leases(Some(&"lease=a&".repeat(Limits::QUEUE_LEASES + 1))).is_err());
+        let many = |count: usize| (0..count).fold(String::new(), |query, n| format!("{query}lease={n}&lease={n}&"));
+        assert!(leases(Some(&many(Limits::QUEUE_LEASES))).is_ok());
+        assert!(leases(Some(&many(Limits::QUEUE_LEASES + 1))).is_err());
     }
 
     #[test]

@@ -75,8 +75,11 @@ impl Core {
                 Error::operator(format!("the queue's journal {} can't be opened", dir.display())).because(error)
             })
         });
-        let core =
-            Arc::new(Core { journal: journal.transpose()?, state: Mutex::new(state), marks: RandomState::new() });
+        let journal = journal.transpose()?;
+        if journal.as_ref().is_some_and(|journal| !journal.damage().is_empty()) {
+            tracing::error!("the queues have lost items, or that some are done, which are delivered again");
+        }
+        let core = Arc::new(Core { journal, state: Mutex::new(state), marks: RandomState::new() });
         core.drop_unneeded(&mut core.lock());
         Ok(core)
     }
