@@ -45,8 +45,9 @@ pub mod telemetry;
 
 pub use ::http::{Method, StatusCode};
 
-pub use self::config::{AuthConfig, Config, MediaConfig, QueueConfig};
+pub use self::config::{AuthConfig, Config, EventsConfig, MediaConfig, QueueConfig};
 pub use self::error::Error;
+pub use self::handler::events::{Delivery, Events, Message, Subscription, Topic};
 pub use self::handler::guard::Guard;
 pub use self::handler::media::Media;
 pub use self::handler::queue::{Item as QueueItem, NotJson, Queue};

@@ -176,6 +176,10 @@ impl Limits {
     pub const UPLOAD_TAKEOVER: Duration = Duration::from_secs(10);
     /// How long until a lock that was just given back is asked for again.
     pub const UPLOAD_LOCK_RETRY: Duration = Duration::from_millis(2);
+    /// Topics of one subscription; more are answered 400.
+    pub const SUBSCRIPTION_TOPICS: usize = 64;
+    /// Events of one body that are on their way to the journal at once.
+    pub const EVENTS_UNDER_WAY: usize = 64;
     /// The longest event or item that may be configured, in bytes: each is in memory whole.
     pub const EVENT_LEN_MOST: usize = 16 << 20;
     /// The least that a journal may be bounded to, in bytes.

@@ -14,6 +14,7 @@ use crate::driver::buf::Buf;
 use crate::driver::op::WriteFrom;
 use crate::error::Error;
 use crate::proto::http1::chunked::{CHUNK_END, ChunkHead};
+use crate::proto::http1::encode::Payload;
 use crate::proto::range::ByteRange;
 use crate::rt::fs::File;
 use crate::rt::queue;
@@ -131,9 +132,9 @@ impl Framed {
         &self.chunk[self.data_start as usize..self.chunk.len() - CHUNK_END.len()]
     }
 
-    /// The data as the chunk that it is in the chunked coding.
-    pub(super) fn chunk(&self) -> &[u8] {
-        &self.chunk
+    /// What goes out: a chunk in the chunked coding, else the data alone.
+    pub(super) fn for_payload(&self, payload: Payload) -> &[u8] {
+        if payload == Payload::Chunked { &self.chunk } else { self.data() }
     }
 }
 

@@ -351,7 +351,9 @@ async fn reply(wire: &Rc<Wire>, account: &mut Account<'_>, response: Response) -
         let reply = Reply { status: account.status, head: &bytes, body: &body, persistence, holds };
         wire.worker.known_replies.keep(&wire.worker, account.seat.gate(), *asked, &reply);
     }
-    let sent = send::reply(wire, &bytes, body, payload).await;
+    // What many streams wait beside is no more than they need.
+    drop(head);
+    let sent = send::reply(wire, bytes, body, payload).await;
     conclude(wire, account, sent, payload, persistence).await
 }
 

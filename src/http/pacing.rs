@@ -79,6 +79,11 @@ impl Throttle {
         Throttle(None)
     }
 
+    /// Whether there is nothing to keep to.
+    pub(super) fn is_none(&self) -> bool {
+        self.0.is_none()
+    }
+
     /// Parts a body from its pacing.
     pub(super) fn of(body: Body) -> (Body, Self) {
         match body {

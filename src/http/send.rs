@@ -17,6 +17,7 @@ use std::task::Poll;
 
 use futures_core::stream::LocalBoxStream;
 use futures_util::StreamExt;
+use futures_util::future::LocalBoxFuture;
 
 use super::Worker;
 use super::body::{Body, FileRegion, Segment};
@@ -60,17 +61,27 @@ impl From<Broken> for Unsent {
 ///
 /// # Errors
 /// See [`Unsent`].
-pub(super) async fn reply(wire: &Wire, head: &[u8], body: Body, payload: Payload) -> Result<(), Unsent> {
-    match at_once(wire, head, &body)? {
-        Sent::Whole => {
-            wire.worker.note_quick();
-            Ok(())
+pub(super) async fn reply(wire: &Wire, head: Vec<u8>, body: Body, payload: Payload) -> Result<(), Unsent> {
+    let Sent::Part(sent) = at_once(wire, &head, &body)? else {
+        wire.worker.note_quick();
+        return Ok(());
+    };
+    slowly(wire, head, body, payload, sent).await
+}
+
+/// What is left of a reply, in a future of its own: the exchange's stays small, and so does that of a stream, of which many may wait.
+fn slowly(
+    wire: &Wire,
+    head: Vec<u8>,
+    body: Body,
+    payload: Payload,
+    sent: usize,
+) -> LocalBoxFuture<'_, Result<(), Unsent>> {
+    match body {
+        Body::Stream { items, .. } => {
+            Box::pin(async move { Sending::new(wire, Throttle::none()).stream(head, items, payload).await })
         }
-        Sent::Part(sent) => match body {
-            // On its own, because many may wait at once: it is a part of what a whole reply may take.
-            Body::Stream { items, .. } => Box::pin(stream(wire, head, items, payload)).await,
-            body => Box::pin(rest(wire, head, body, payload, sent)).await,
-        },
+        body => Box::pin(async move { rest(wire, &head, body, payload, sent).await }),
     }
 }
 
@@ -235,16 +246,6 @@ pub(super) async fn rest(wire: &Wire, head: &[u8], body: Body, payload: Payload,
     result
 }
 
-/// Sends a head and the items of a stream.
-async fn stream(
-    wire: &Wire,
-    head: &[u8],
-    items: LocalBoxStream<'static, Result<Segment, Error>>,
-    payload: Payload,
-) -> Result<(), Unsent> {
-    Sending::new(wire, Throttle::none()).stream(head, items, payload).await
-}
-
 /// The future's output, or the news that the client has gone meanwhile. Costs nothing for a future that is ready at once.
 pub(super) async fn unless_hung_up<F: Future>(wire: &Wire, future: F) -> Result<F::Output, Broken> {
     let mut future = pin!(future);
@@ -292,7 +293,7 @@ impl<'a> Sending<'a> {
                 self.all(head, before(segments.is_empty())).await?;
                 self.segments(segments).await
             }
-            Body::Stream { items, .. } => self.stream(head, items, payload).await,
+            Body::Stream { items, .. } => self.stream(head.to_vec(), items, payload).await,
             Body::Paced(_) => panic!("invariant: a body is paced once"),
         }
     }
@@ -362,12 +363,10 @@ impl<'a> Sending<'a> {
     /// nothing, one operation waits for the client to leave, however many items come meanwhile.
     async fn stream(
         &mut self,
-        head: &[u8],
+        mut head: Vec<u8>,
         mut items: LocalBoxStream<'static, Result<Segment, Error>>,
         payload: Payload,
     ) -> Result<(), Unsent> {
-        // The head does not wait for an item that takes its time, and goes along with one that does not.
-        let mut head = Some(head);
         let mut left = match payload {
             Payload::Length(len) => Some(len),
             _ => None,
@@ -378,8 +377,9 @@ impl<'a> Sending<'a> {
             let at_once = std::future::poll_fn(|cx| Poll::Ready(items.poll_next_unpin(cx))).await;
             let item = match at_once {
                 Poll::Ready(item) => item,
+                // The head does not wait for an item that takes its time, and goes along with one that does not.
                 Poll::Pending => {
-                    self.all(head.take().unwrap_or_default(), More::No).await?;
+                    self.owed(std::mem::take(&mut head)).await?;
                     in_turn = 0;
                     next_item(self.wire, &mut items, &mut hang_up).await?
                 }
@@ -390,7 +390,11 @@ impl<'a> Sending<'a> {
                 *left = left.checked_sub(item.len()).ok_or_else(wrong_length)?;
             }
             in_turn += item.len();
-            self.item(head.take().unwrap_or_default(), item, payload).await?;
+            let sent = if head.is_empty() { self.framed_at_once(&item, payload)? } else { Some(0) };
+            if let Some(sent) = sent {
+                // Boxed, because the streams that wait for an item are many, and those that wait for room are few.
+                Box::pin(self.item(std::mem::take(&mut head), item, payload, sent)).await?;
+            }
             if in_turn >= self.wire.worker.turn_len() {
                 in_turn = 0;
                 yield_now().await;
@@ -399,12 +403,38 @@ impl<'a> Sending<'a> {
         if left.is_some_and(|left| left > 0) {
             return Err(wrong_length());
         }
-        let end = if payload == Payload::Chunked { LAST_CHUNK } else { &[] };
-        self.all(&[head.unwrap_or_default(), end].concat(), More::No).await
+        if payload == Payload::Chunked {
+            head.extend_from_slice(LAST_CHUNK);
+        }
+        self.owed(head).await
     }
 
-    /// One item, framed, behind what is still owed of the head.
-    async fn item(&mut self, head: &[u8], item: Segment, payload: Payload) -> Result<(), Unsent> {
+    /// What is still to be said before, between or behind items.
+    async fn owed(&mut self, bytes: Vec<u8>) -> Result<(), Unsent> {
+        if !bytes.is_empty() {
+            Box::pin(self.all(&bytes, More::No)).await?;
+        }
+        Ok(())
+    }
+
+    /// Sends what the socket takes at once of an item that many get: `None` for all of it, else how many bytes with their framing.
+    fn framed_at_once(&mut self, item: &Segment, payload: Payload) -> Result<Option<usize>, Unsent> {
+        let Segment::Framed(framed) = item else { return Ok(Some(0)) };
+        if !self.throttle.is_none() {
+            return Ok(Some(0));
+        }
+        let bytes = framed.for_payload(payload);
+        let sent = taken(self.wire.try_send(bytes, More::No))?;
+        self.pace.moved(sent as u64);
+        if sent < bytes.len() {
+            return Ok(Some(sent));
+        }
+        count(self.wire, framed.data().len());
+        Ok(None)
+    }
+
+    /// One item, framed, behind what is still owed of the head. Of a framed one, so many bytes have been sent.
+    async fn item(&mut self, head: Vec<u8>, item: Segment, payload: Payload, sent: usize) -> Result<(), Unsent> {
         let len = item.len();
         let chunk_head = NonZeroU64::new(len).filter(|_| payload == Payload::Chunked).map(ChunkHead::new);
         let (prefix, suffix): (&[u8], &[u8]) = match &chunk_head {
@@ -413,22 +443,20 @@ impl<'a> Sending<'a> {
         };
         match item {
             Segment::File(region) => {
-                self.all(&[head, prefix].concat(), before(len == 0)).await?;
-                // Boxed, because the streams that wait are many and those that read a file just now are few.
-                Box::pin(self.region(region)).await?;
+                self.all(&[&head, prefix].concat(), before(len == 0)).await?;
+                self.region(region).await?;
                 // Counts itself.
                 return self.all(suffix, More::No).await;
             }
             Segment::Framed(framed) => {
-                self.all(head, before(len == 0)).await?;
-                let bytes = if payload == Payload::Chunked { framed.chunk() } else { framed.data() };
-                self.all(bytes, More::No).await?;
+                self.all(&head, before(len == 0)).await?;
+                self.all(&framed.for_payload(payload)[sent..], More::No).await?;
             }
             Segment::Bytes(bytes) if bytes.len() <= COPIED_ITEM_LEN => {
-                self.all(&[head, prefix, &bytes, suffix].concat(), More::No).await?;
+                self.all(&[&head, prefix, &bytes, suffix].concat(), More::No).await?;
             }
             Segment::Bytes(bytes) => {
-                self.all(&[head, prefix].concat(), More::Follows).await?;
+                self.all(&[&head, prefix].concat(), More::Follows).await?;
                 self.all(&bytes, before(suffix.is_empty())).await?;
                 self.all(suffix, More::No).await?;
             }

@@ -1,162 +1,152 @@
-//! Lines of a stream of JSON values, one on each (NDJSON, JSON Lines), as they come in pieces.
+//! Lines of a stream of JSON values, one to a line (NDJSON, JSON Lines): bytes as they come in, whole lines out.
 //!
-//! A line ends with LF, a CR before it belongs to the end; blank lines are passed over, and the last line needs no end. A line that
-//! lies in one piece is handed out where it is; only what is cut by the end of a piece is copied, up to the bound. Whether
-//! a line is JSON is for whoever takes it.
+//! A line ends at LF; a CR before it is white space of JSON. What is held is one line at most, and no more of it than a bound.
 
-use std::borrow::Cow;
-use std::mem;
+use std::fmt;
 
-/// A line that is not blank.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Line<'a> {
-    /// Which line of the stream it is, the first being 1; blank ones count.
-    pub number: u64,
-    /// Its bytes, without its end.
-    pub bytes: Cow<'a, [u8]>,
+use memchr::memchr;
+
+/// Media types of such a stream.
+pub const MEDIA_TYPES: [&str; 3] = ["application/x-ndjson", "application/jsonl", "application/ndjson"];
+
+/// Whether a Content-Type says that the body is lines of JSON.
+pub fn is_ndjson(content_type: &[u8]) -> bool {
+    let media_type = content_type.split(|byte| *byte == b';').next().unwrap_or_default().trim_ascii();
+    MEDIA_TYPES.iter().any(|known| known.as_bytes().eq_ignore_ascii_case(media_type))
 }
 
-/// The line of this number is longer than lines may be. Nothing behind it can be read.
+/// A line is longer than it may be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct TooLong {
-    /// Which line.
-    pub number: u64,
+pub struct LineTooLong {
+    /// Its number, the first is 1.
+    pub line: u64,
+    /// The bound, in bytes.
+    pub limit: usize,
 }
 
-/// Takes a stream apart.
+impl fmt::Display for LineTooLong {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "line {} is longer than {} bytes", self.line, self.limit)
+    }
+}
+
+/// A line that has something on it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Line {
+    /// The first is 1; blank ones count.
+    pub number: u64,
+    /// Without its line end, and without white space around it; never empty.
+    pub text: Vec<u8>,
+}
+
+/// Cuts a stream into lines.
 #[derive(Debug)]
 pub struct Lines {
-    max_len: usize,
-    /// The line that has begun.
-    number: u64,
-    begun: Vec<u8>,
+    held: Vec<u8>,
+    limit: usize,
+    /// Line ends so far.
+    ended: u64,
 }
 
 impl Lines {
-    /// From the beginning; no line may be longer than this, in bytes.
-    pub fn new(max_len: usize) -> Self {
-        Lines { max_len, number: 1, begun: Vec::new() }
+    /// Lines of at most `limit` bytes.
+    pub fn new(limit: usize) -> Self {
+        Lines { held: Vec::new(), limit, ended: 0 }
     }
 
-    /// Bytes that are kept of a line that has begun.
+    /// Bytes that are held of a line that has begun.
     pub fn held(&self) -> usize {
-        self.begun.len()
+        self.held.len()
     }
 
-    /// The next line of the input, which moves on behind it; none when the rest of the input has no end of a line, and is kept.
+    /// The next line, and what of `input` is behind it; `None` when the input is used up. Blank lines are passed over.
     ///
     /// # Errors
-    /// [`TooLong`].
-    pub fn next<'a>(&mut self, input: &mut &'a [u8]) -> Result<Option<Line<'a>>, TooLong> {
-        while let Some(end) = memchr::memchr(b'\n', input) {
-            let (piece, rest) = (&input[..end], &input[end + 1..]);
-            *input = rest;
-            let number = self.number;
-            let bytes = if self.begun.is_empty() {
-                Cow::Borrowed(piece)
-            } else {
-                self.keep(piece)?;
-                Cow::Owned(mem::take(&mut self.begun))
-            };
-            self.number += 1;
-            if let Some(line) = self.line(number, bytes)? {
+    /// The line that is too long. The stream is good for nothing then.
+    pub fn next(&mut self, input: &mut &[u8]) -> Result<Option<Line>, LineTooLong> {
+        loop {
+            let end = memchr(b'\n', input);
+            let (part, rest) = input.split_at(end.unwrap_or(input.len()));
+            if part.len() > self.limit - self.held.len() {
+                return Err(LineTooLong { line: self.ended + 1, limit: self.limit });
+            }
+            self.held.extend_from_slice(part);
+            *input = rest.get(1..).unwrap_or_default();
+            if end.is_none() {
+                return Ok(None);
+            }
+            self.ended += 1;
+            if let Some(line) = self.take(self.ended) {
                 return Ok(Some(line));
             }
         }
-        self.keep(mem::take(input))?;
-        Ok(None)
     }
 
-    /// The last line, when the stream is over and did not end it.
-    ///
-    /// # Errors
-    /// [`TooLong`].
-    pub fn finish(&mut self) -> Result<Option<Line<'static>>, TooLong> {
-        let rest = mem::take(&mut self.begun);
-        self.line(self.number, Cow::Owned(rest))
+    /// The last line, when the stream is over and did not end with a line end.
+    pub fn finish(&mut self) -> Option<Line> {
+        self.take(self.ended + 1)
     }
 
-    fn keep(&mut self, piece: &[u8]) -> Result<(), TooLong> {
-        // With the CR of its end.
-        if self.begun.len() + piece.len() > self.max_len + 1 {
-            return Err(TooLong { number: self.number });
+    fn take(&mut self, number: u64) -> Option<Line> {
+        let held = std::mem::take(&mut self.held);
+        let text = held.trim_ascii();
+        match text.len() {
+            0 => None,
+            len if len == held.len() => Some(Line { number, text: held }),
+            _ => Some(Line { number, text: text.to_vec() }),
         }
-        self.begun.extend_from_slice(piece);
-        Ok(())
-    }
-
-    fn line<'a>(&self, number: u64, mut bytes: Cow<'a, [u8]>) -> Result<Option<Line<'a>>, TooLong> {
-        if bytes.last() == Some(&b'\r') {
-            match &mut bytes {
-                Cow::Borrowed(bytes) => *bytes = &bytes[..bytes.len() - 1],
-                Cow::Owned(bytes) => bytes.truncate(bytes.len() - 1),
-            }
-        }
-        if bytes.len() > self.max_len {
-            return Err(TooLong { number });
-        }
-        Ok((!bytes.trim_ascii().is_empty()).then_some(Line { number, bytes }))
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use proptest::prelude::*;
 
-    type Found = Result<Vec<(u64, Vec<u8>)>, TooLong>;
-
-    fn read<'a>(pieces: impl IntoIterator<Item = &'a [u8]>) -> Found {
-        let (mut lines, mut found) = (Lines::new(5), Vec::new());
-        for mut piece in pieces {
-            while let Some(line) = lines.next(&mut piece)? {
-                found.push((line.number, line.bytes.into_owned()));
+    /// All lines of pieces that come one after the other.
+    fn lines(pieces: &[&[u8]], limit: usize) -> Result<Vec<(u64, String)>, LineTooLong> {
+        let mut lines = Lines::new(limit);
+        let mut found = Vec::new();
+        for piece in pieces {
+            let mut rest = *piece;
+            while let Some(line) = lines.next(&mut rest)? {
+                found.push(line);
             }
-            assert!(lines.held() <= 6);
         }
-        found.extend(lines.finish()?.map(|line| (line.number, line.bytes.into_owned())));
-        Ok(found)
-    }
-
-    /// The same outcome, wherever the input is cut.
-    #[track_caller]
-    fn every_split(input: &[u8]) -> Found {
-        let whole = read([input]);
-        for cut in 0..=input.len() {
-            let (head, tail) = input.split_at(cut);
-            assert_eq!(read([head, tail]), whole, "cut at {cut}");
-        }
-        assert_eq!(read(input.chunks(1)), whole);
-        whole
+        found.extend(lines.finish());
+        Ok(found.into_iter().map(|line| (line.number, String::from_utf8(line.text).unwrap())).collect())
     }
 
     #[track_caller]
-    fn check(input: &str, expected: &[(u64, &str)]) {
-        let expected = expected.iter().map(|(number, text)| (*number, text.as_bytes().to_vec())).collect();
-        assert_eq!(every_split(input.as_bytes()), Ok(expected));
+    fn check(input: &str, limit: usize, expected: Result<&[(u64, &str)], u64>) {
+        let expected = expected.map(|lines| lines.iter().map(|(n, text)| (*n, text.to_string())).collect::<Vec<_>>());
+        let expected = expected.map_err(|line| LineTooLong { line, limit });
+        let input = input.as_bytes();
+        assert_eq!(lines(&[input], limit), expected, "whole");
+        for at in 0..=input.len() {
+            assert_eq!(lines(&[&input[..at], &input[at..]], limit), expected, "cut at {at}");
+        }
+        let bytes: Vec<&[u8]> = input.chunks(1).collect();
+        assert_eq!(lines(&bytes, limit), expected, "byte by byte");
     }
 
     #[test]
-    fn lines_end_with_lf_and_blank_ones_are_passed_over() {
-        check("", &[]);
-        check("1\n2\n", &[(1, "1"), (2, "2")]);
-        check("1\r\n2", &[(1, "1"), (2, "2")]);
-        check("\n \r\n\t\n1\n\n", &[(4, "1")]);
-        check("1\r2", &[(1, "1\r2")]);
-        check("12345\r\n12345", &[(1, "12345"), (2, "12345")]);
+    fn a_line_is_what_stands_between_line_ends() {
+        check("", 5, Ok(&[]));
+        check("1\n2\n", 5, Ok(&[(1, "1"), (2, "2")]));
+        check("1\r\n\n \n 2", 5, Ok(&[(1, "1"), (4, "2")]));
+        check("12345\n6", 5, Ok(&[(1, "12345"), (2, "6")]));
     }
 
     #[test]
-    fn a_line_over_the_bound_is_refused_with_its_number() {
-        for input in ["1\n123456\n2", "1\n123456", "1\n1234567890123456", "\n      \n"] {
-            assert_eq!(every_split(input.as_bytes()), Err(TooLong { number: 2 }), "{input}");
-        }
+    fn a_line_that_is_too_long_is_told_by_its_number() {
+        check("1\n\n123456\n", 5, Err(3));
+        check("123456", 5, Err(1));
+        check("     1", 5, Err(1));
     }
 
-    proptest! {
-        #[test]
-        fn any_bytes_have_one_outcome(input in prop::collection::vec(prop::sample::select(b"1x \r\n".to_vec()), 0..40)) {
-            let _ = every_split(&input);
-        }
+    #[test]
+    fn the_media_type_is_known_by_its_names() {
+        assert!(is_ndjson(b"application/x-ndjson") && is_ndjson(b"Application/JSONL; charset=utf-8"));
+        assert!(!is_ndjson(b"application/json") && !is_ndjson(b""));
     }
 }

@@ -92,6 +92,39 @@ pub fn encode(event: &Event<'_>) -> Vec<u8> {
     out
 }
 
+/// An event as a client reads it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Received {
+    /// Its id; empty without one.
+    pub id: String,
+    /// Its type; `message` without one.
+    pub event: String,
+    /// What it says; lines end with a line feed.
+    pub data: String,
+}
+
+/// One event, of the lines that [`encode`] makes.
+pub fn receive(encoded: &[u8]) -> Received {
+    let text = String::from_utf8_lossy(encoded);
+    let mut received = Received { event: "message".to_owned(), ..Received::default() };
+    let mut has_data = false;
+    for line in lines(&text) {
+        let (name, value) = line.split_once(": ").unwrap_or((line, ""));
+        match name {
+            "id" => value.clone_into(&mut received.id),
+            "event" => value.clone_into(&mut received.event),
+            "data" => {
+                if std::mem::replace(&mut has_data, true) {
+                    received.data.push('\n');
+                }
+                received.data.push_str(value);
+            }
+            _ => {}
+        }
+    }
+    received
+}
+
 /// The lines of a text: CR, LF and CRLF each end one, and behind the last there is another, which may be empty.
 fn lines(text: &str) -> impl Iterator<Item = &str> {
     let mut rest = Some(text);
@@ -187,6 +220,8 @@ mod tests {
             let stream = String::from_utf8(encode(&event)).unwrap();
             // Any line end is a line feed to a page.
             let read = data.replace("\r\n", "\n").replace('\r', "\n");
+            let received = Received { id: id.clone(), event: kind.clone(), data: read.clone() };
+            prop_assert_eq!(receive(stream.as_bytes()), received);
             let expected = (vec![(id, kind, read)], Some(retry.as_millis().to_string()));
             prop_assert_eq!(interpret(&stream), expected);
         }

@@ -10,6 +10,7 @@ mod framing;
 mod hot;
 mod house;
 mod killed;
+mod library;
 mod media;
 mod operations;
 mod paths;

@@ -19,7 +19,7 @@ use super::reply::{self, Refusal};
 use super::state::{Arrival, Side};
 use crate::http::{Request, Response, Worker};
 use crate::limits::Limits;
-use crate::proto::ndjson::{Line, Lines, TooLong};
+use crate::proto::ndjson::{self, Line, LineTooLong, Lines};
 
 /// A producer's request under way.
 struct Producer {
@@ -46,7 +46,7 @@ pub(super) async fn post(
     let (patience, worker) = (Patience::new(worker), worker.clone());
     let mut producer = Producer { core: core.clone(), seat, patience, wait: ask.wait, item_len, worker, taken: 0 };
     let is_only_the_end = ask.ends && request.body().remaining() == Some(0);
-    let result = match is_lines(&content_type) {
+    let result = match ndjson::is_ndjson(&content_type) {
         _ if is_only_the_end => Ok(()),
         true => producer.lines(&mut request).await,
         false => producer.whole(&mut request, content_type).await,
@@ -100,7 +100,7 @@ impl Producer {
     async fn lines(&mut self, request: &mut Request) -> Result<(), Refusal> {
         self.wait_with_empty_hands().await?;
         let item_len = self.item_len;
-        let too_long = |TooLong { number }| Refusal::too_long(item_len).in_line(number);
+        let too_long = |LineTooLong { line, .. }| Refusal::too_long(item_len).in_line(line);
         let (mut lines, mut hand) = (Lines::new(item_len), Hand::empty(&self.core));
         while let Some(piece) = request.body().next().await {
             // A copy, because a buffer of the pool waits for nobody.
@@ -116,14 +116,14 @@ impl Producer {
                 return Err(Refusal::busy());
             }
         }
-        match lines.finish().map_err(too_long)? {
+        match lines.finish() {
             Some(line) => self.line(line).await,
             None => Ok(()),
         }
     }
 
-    async fn line(&mut self, line: Line<'_>) -> Result<(), Refusal> {
-        let json = Bytes::from(line.bytes.into_owned());
+    async fn line(&mut self, line: Line) -> Result<(), Refusal> {
+        let json = Bytes::from(line.text);
         let item = Item::json(json).map_err(|_| Refusal::not_json().in_line(line.number))?;
         let claimed = self.claim(item.len(), Arrival::InHand).await?;
         self.put(claimed, item).await.map_err(|refusal| refusal.in_line(line.number))
@@ -157,10 +157,4 @@ fn content_type(request: &Request) -> Result<Bytes, Refusal> {
         return Err(Refusal::new(StatusCode::BAD_REQUEST, "TYPE", text));
     }
     Ok(Bytes::copy_from_slice(value))
-}
-
-fn is_lines(content_type: &[u8]) -> bool {
-    let media_type = content_type.split(|byte| *byte == b';').next().unwrap_or_default().trim_ascii();
-    let of_lines = ["application/x-ndjson", "application/ndjson", "application/jsonl", "application/x-jsonlines"];
-    of_lines.iter().any(|of_lines| media_type.eq_ignore_ascii_case(of_lines.as_bytes()))
 }

@@ -558,9 +558,9 @@ impl State {
         }
     }
 
-    /// More bytes in the hands of a producer, if there is memory for them.
+    /// More bytes in the hands of a producer, if there is memory for them or nobody else has any.
     pub fn try_carry_in(&mut self, len: usize) -> bool {
-        let fits = self.carried_in + len <= self.bounds.carried;
+        let fits = self.carried_in == 0 || self.carried_in + len <= self.bounds.carried;
         self.carried_in += if fits { len } else { 0 };
         fits
     }

@@ -4,6 +4,7 @@
 //! Nothing here waits without a bound: every socket has a timeout of [`PATIENCE`], and so has every wait for a line or for
 //! the end of the server.
 
+mod browser;
 mod client;
 mod fixture;
 mod program;
@@ -18,6 +19,7 @@ use std::time::{Duration, Instant};
 
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
+pub use self::browser::{Browser, Screen, keys};
 pub use self::client::{Broken, Client, Reply};
 pub use self::fixture::{Fixture, byte_at, bytes_at, check_bytes};
 pub use self::program::{Process, installed, not_shown, output};
