@@ -263,6 +263,7 @@ impl Running {
             let ended = thread.join().unwrap_or_else(|_| Err(Error::server("a worker panicked")));
             outcome = outcome.and(ended);
         }
+        lock(&self.shared.standing).queues.values().for_each(Queue::settle);
         if let Some(log) = &self.shared.access_log {
             log.close();
         }

@@ -50,6 +50,7 @@ pub(crate) use self::multipart::FormEvent;
 pub use self::multipart::{FormError, Multipart, Part, PartHead};
 pub use self::pacing::{AddressRates, AddressShare, PacedBody, Pacing};
 pub use self::reader::BodyReader;
+pub(crate) use self::reader::ClientEnd;
 pub use self::request::Request;
 pub use self::response::{Holds, Response};
 

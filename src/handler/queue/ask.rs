@@ -36,8 +36,8 @@ pub(super) struct Consume {
 
 /// The queue that the path names.
 pub(super) fn queue(path_in_route: &str) -> Result<Arc<str>, Refusal> {
-    let path =
-        target::normalize(path_in_route).map_err(|error| Refusal::new(error.status(), "PATH", error.to_string()))?;
+    let path = target::normalize(path_in_route)
+        .map_err(|error| Refusal::new(error.status(), "PATH", format!("This names no queue: {error}.")))?;
     let text = std::str::from_utf8(&path.path);
     name(text.map_err(|_| Refusal::new(StatusCode::BAD_REQUEST, "NAME", "A queue's name is UTF-8."))?)
 }

@@ -20,7 +20,7 @@ use super::patience::Patience;
 use super::reply::Refusal;
 use super::state::Side;
 use crate::error::Error;
-use crate::http::{Body, Response, Segment, Worker};
+use crate::http::{Body, ClientEnd, Response, Segment, Worker};
 
 /// A consumer under way.
 struct Consumer {
@@ -28,6 +28,7 @@ struct Consumer {
     sending: Option<Sending>,
     seat: Seat,
     patience: Patience,
+    client: ClientEnd,
     ask: Consume,
     lease: Duration,
     left: u64,
@@ -65,6 +66,7 @@ pub(super) async fn get(
     lease: Duration,
     queue: &Arc<str>,
     ask: Consume,
+    client: ClientEnd,
 ) -> Result<Response, Refusal> {
     let seat = core.join(queue, Side::Consumer).map_err(|_| Refusal::too_many_queues())?;
     let lease = ask.lease_for.map_or(lease, |shorter| shorter.min(lease));
@@ -73,6 +75,7 @@ pub(super) async fn get(
         sending: None,
         seat,
         patience: Patience::new(worker),
+        client,
         left: ask.max.unwrap_or(u64::MAX),
         ask,
         lease,
@@ -157,12 +160,17 @@ impl Consumer {
     }
 
     async fn take(&mut self, deadline: Option<Instant>) -> Option<Delivery> {
-        let (seat, patience, ack) = (&mut self.seat, &mut self.patience, self.ask.ack);
+        let Consumer { seat, patience, client, ask: Consume { ack, .. }, .. } = self;
         std::future::poll_fn(|cx| {
             loop {
                 let mut expiry = None;
-                if let Poll::Ready(taken) = seat.poll_take(ack, cx, |at| expiry = at) {
+                if let Poll::Ready(taken) = seat.poll_take(*ack, cx, |at| expiry = at) {
                     return Poll::Ready(taken);
+                }
+                // A client that has closed is not told from one that still reads until something is sent to it; so it gets
+                // what there is, and the next item is not for it.
+                if client.poll(cx).is_ready() {
+                    return Poll::Ready(None);
                 }
                 // A lease may run out while everybody waits.
                 let first = [deadline, expiry].into_iter().flatten().min();

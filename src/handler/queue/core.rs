@@ -112,15 +112,27 @@ impl Core {
     }
 
     /// Ends the stream of a queue, after all that was put into it.
-    pub async fn end(&self, queue: &Arc<str>) -> io::Result<()> {
+    pub async fn end(self: &Arc<Self>, queue: &Arc<str>) -> io::Result<()> {
         if let Some(journal) = &self.journal {
-            let record = record::of_end(queue);
-            let len = record.len();
-            let position = journal.append(record).await?;
-            self.lock().ledger.wrote(position, len);
+            let room = journal.room(record::of_end(queue).len()).await?;
+            return self.write_end(queue, room).await.map(drop);
         }
         self.lock().end(queue);
         Ok(())
+    }
+
+    fn write_end(self: &Arc<Self>, queue: &Arc<str>, room: Room) -> Written {
+        let record = record::of_end(queue);
+        let (core, queue, len) = (self.clone(), queue.clone(), record.len());
+        let mut state = self.lock();
+        state.ledger.begin();
+        room.append_then(record, move |written| {
+            let mut state = core.lock();
+            state.ledger.landed(written, len);
+            if written.is_ok() {
+                state.end(&queue);
+            }
+        })
     }
 
     /// The mark of a lease: the item's number, and what only we can know of the attempt.
@@ -188,6 +200,7 @@ impl Core {
         }
         let record = record::of_done(&held.iter().map(|(number, _)| *number).collect::<Vec<_>>());
         let (core, queue, len) = (self.clone(), queue.clone(), record.len());
+        state.ledger.begin();
         let written = room.append_then(record, move |written| core.acknowledged(&queue, &held, written, len));
         (answers, Some(written))
     }
@@ -200,9 +213,9 @@ impl Core {
         len: usize,
     ) {
         let mut state = self.lock();
+        state.ledger.landed(written, len);
         match written {
-            Ok(position) => {
-                state.ledger.wrote(position, len);
+            Ok(_) => {
                 for (number, _) in held {
                     if state.finish(queue, *number) {
                         // The record that was just written says it.
@@ -227,6 +240,7 @@ impl Core {
         let numbers: Vec<u64> = state.done.drain(..count).collect();
         let record = record::of_done(&numbers);
         let (core, len) = (self.clone(), record.len());
+        state.ledger.begin();
         // Its bound is that there is one.
         drop(journal.append_beside(record, move |written| core.told(numbers, written, len)));
     }
@@ -234,20 +248,23 @@ impl Core {
     fn told(self: &Arc<Self>, numbers: Vec<u64>, written: Result<Position, &io::Error>, len: usize) {
         let mut state = self.lock();
         state.is_telling = false;
+        state.ledger.landed(written, len);
         match written {
-            Ok(position) => {
-                state.ledger.wrote(position, len);
-                self.after(state);
-            }
+            Ok(_) => self.after(state),
             // With the next ones: an error at once would be the same error.
             Err(_) => state.done.extend(numbers),
         }
     }
 
+    /// Waits, on the calling thread, until the journal has what it was given, but not for a disk that is stuck.
+    pub fn settle(&self) {
+        self.journal.iter().for_each(|journal| journal.settle(Limits::JOURNAL_LAST_WRITE));
+    }
+
     fn drop_unneeded(&self, state: &mut State) {
         let Some(journal) = &self.journal else { return };
-        if let Some(segment) = state.ledger.drop_unneeded() {
-            journal.drop_before(segment);
+        if let Some(position) = state.ledger.drop_unneeded() {
+            journal.drop_before(position);
             state.wake_starved();
         }
     }
@@ -267,14 +284,15 @@ impl Core {
     }
 
     fn write_copy(self: &Arc<Self>, number: u64, queue: &Arc<str>, record: Bytes, room: Room) -> Option<Written> {
-        let state = self.lock();
+        let mut state = self.lock();
         // That it is done is never written before its copy.
         state.content(queue, number)?;
         let (core, of, len) = (self.clone(), queue.clone(), record.len());
+        state.ledger.begin();
         let written = room.append_then(record, move |written| {
             let mut state = core.lock();
+            state.ledger.landed(written, len);
             if let Ok(position) = written {
-                state.ledger.wrote(position, len);
                 state.moved(&of, number, position);
             }
             core.after(state);
@@ -285,9 +303,8 @@ impl Core {
             // The end stands behind the items of its stream.
             let (core, record) = (self.clone(), record::of_end(queue));
             let len = record.len();
-            drop(journal.append_beside(record, move |written| {
-                written.into_iter().for_each(|position| core.lock().ledger.wrote(position, len));
-            }));
+            state.ledger.begin();
+            drop(journal.append_beside(record, move |written| core.lock().ledger.landed(written, len)));
         }
         Some(written)
     }
@@ -421,12 +438,13 @@ impl Claimed {
         let queue = self.claim.as_ref().map_or_else(|| Arc::from(""), |claim| claim.queue.clone());
         let (record, len) = (record::of_item(number, &queue, &item), item.len());
         let record_len = record.len();
+        state.ledger.begin();
         room.append_then(record, move |written| {
+            let mut state = self.core.lock();
+            state.ledger.landed(written, record_len);
             // An item that is not written gives its room back, by the claim that is dropped.
             let Ok(position) = written else { return };
             let Some(claim) = self.claim.take() else { return };
-            let mut state = self.core.lock();
-            state.ledger.wrote(position, record_len);
             state.insert(&claim, number, Content::Disk { position, record_len }, len);
             self.core.after(state);
         })

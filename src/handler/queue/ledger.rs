@@ -4,8 +4,10 @@
 //! the journal is of no use any more, what is left of the first segment is copied to the end.
 
 use std::collections::BTreeMap;
+use std::io;
 use std::sync::Arc;
 
+use crate::limits::Limits;
 use crate::proto::journal::{HEAD_LEN, MAGIC};
 use crate::rt::journal::Position;
 
@@ -17,8 +19,12 @@ pub(super) struct Ledger {
     bytes: u64,
     /// Bytes of the records of live items.
     live_bytes: u64,
-    /// Bytes of records that are on their way.
+    /// Bytes of records that are to come.
     claimed: u64,
+    /// Records that are on their way.
+    under_way: usize,
+    /// The end of the last record that is known.
+    end: Option<Position>,
 }
 
 #[derive(Debug, Default)]
@@ -48,9 +54,21 @@ impl Ledger {
         self.claimed -= len;
     }
 
+    /// Notes that a record is on its way.
+    pub fn begin(&mut self) {
+        self.under_way += 1;
+    }
+
+    /// Notes what became of it.
+    pub fn landed(&mut self, written: Result<Position, &io::Error>, len: usize) {
+        self.under_way -= 1;
+        written.into_iter().for_each(|position| self.wrote(position, len));
+    }
+
     /// Notes a record of this length.
     pub fn wrote(&mut self, position: Position, len: usize) {
         let segment = self.segments.entry(position.segment).or_default();
+        self.end = self.end.max(Some(Position { offset: position.offset + (HEAD_LEN + len) as u64, ..position }));
         let begun = if segment.bytes == 0 { MAGIC.len() } else { 0 };
         let len = (begun + HEAD_LEN + len) as u64;
         segment.bytes += len;
@@ -71,18 +89,26 @@ impl Ledger {
         self.live_bytes -= live.map_or(0, |live| live.len);
     }
 
-    /// Before which segment nothing is needed, if that is news.
-    pub fn drop_unneeded(&mut self) -> Option<u64> {
+    /// Before which position nothing is needed, if that is news. The last segment is not worth dropping while it is short, and while a
+    /// record is on its way it is not known where it ends.
+    pub fn drop_unneeded(&mut self) -> Option<Position> {
         let last = self.segments.last_key_value().map(|(number, _)| *number)?;
-        let mut dropped = None;
-        while let Some(first) = self.segments.first_entry() {
-            if *first.key() == last || !first.get().live.is_empty() {
-                return dropped.map(|_| *first.key());
+        let mut unneeded = None;
+        while let Some(first) = self.segments.first_entry().filter(|first| first.get().live.is_empty()) {
+            let number = *first.key();
+            if number == last {
+                let is_worth_it = first.get().bytes >= Limits::QUEUE_SEGMENT_LEN_LEAST && self.under_way == 0;
+                return if is_worth_it {
+                    self.bytes -= first.remove().bytes;
+                    self.end
+                } else {
+                    unneeded
+                };
             }
             self.bytes -= first.remove().bytes;
-            dropped = Some(());
+            unneeded = Some(Position { segment: number + 1, offset: 0 });
         }
-        None
+        unneeded
     }
 
     /// An item that keeps the first segment from being dropped, where most of a journal of this bound is of no use.
@@ -119,16 +145,20 @@ mod tests {
     }
 
     #[test]
-    fn segments_are_dropped_from_the_front_when_their_last_item_is_done_but_not_the_last() {
+    fn segments_are_dropped_from_the_front_when_their_last_item_is_done() {
         let mut ledger = ledger(&[1, 1, 2, 3]);
         assert_eq!(ledger.bytes(), 4 * 100 + 3 * 8);
         ledger.dead(2, at(2));
         ledger.dead(0, at(1));
         assert_eq!(ledger.drop_unneeded(), None, "one is left in the first");
         ledger.dead(1, at(1));
-        assert_eq!((ledger.drop_unneeded(), ledger.bytes()), (Some(3), 108));
+        assert_eq!((ledger.drop_unneeded(), ledger.bytes()), (Some(Position { segment: 3, offset: 0 }), 108));
         ledger.dead(3, at(3));
         assert_eq!((ledger.drop_unneeded(), ledger.bytes()), (None, 108));
+        // But a long one is not kept for nothing.
+        ledger.wrote(at(3), 100_000);
+        let end = Position { segment: 3, offset: 8 + 100_012 };
+        assert_eq!((ledger.drop_unneeded(), ledger.bytes()), (Some(end), 0));
     }
 
     #[test]
@@ -142,7 +172,7 @@ mod tests {
         ledger.wrote(at(4), 88);
         ledger.dead(0, at(1));
         ledger.live(0, &Arc::from("q"), at(4), 88);
-        assert_eq!(ledger.drop_unneeded(), Some(4));
+        assert_eq!(ledger.drop_unneeded(), Some(Position { segment: 4, offset: 0 }));
         assert!(ledger.worth_copying(100).is_none());
     }
 

@@ -113,6 +113,11 @@ impl Queue {
         Ok(Some(item.0))
     }
 
+    /// Waits, on the calling thread, until the journal has what it was given: that items are done is written behind them.
+    pub(crate) fn settle(&self) {
+        self.0.core.settle();
+    }
+
     fn seat(&self, name: &str, side: Side) -> Result<Seat, Error> {
         let seat = ask::name(name).map(|queue| self.0.core.join(&queue, side));
         match seat {
@@ -170,7 +175,8 @@ impl Shared {
                 if ask.status {
                     return Ok(reply::depth(self.core.depth(&queue)));
                 }
-                Box::pin(consume::get(&self.core, worker, self.config.lease, &queue, ask)).await
+                let client = request.into_body().into_client_end();
+                Box::pin(consume::get(&self.core, worker, self.config.lease, &queue, ask, client)).await
             }
             Method::HEAD => Ok(reply::depth_fields(self.core.depth(&queue))),
             Method::POST => {

@@ -9,6 +9,7 @@ use std::mem;
 use std::pin::Pin;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
+use std::time::Duration;
 
 use bytes::Bytes;
 
@@ -41,8 +42,8 @@ pub(super) struct Reading {
 pub(super) struct Work {
     pub reads: Vec<Reading>,
     pub appends: Vec<Appending>,
-    /// No segment before this one is needed afterwards.
-    pub drop_before: Option<u64>,
+    /// Nothing before this position is needed afterwards.
+    pub drop_before: Option<Position>,
 }
 
 /// The work that waits, and the room for it.
@@ -50,6 +51,8 @@ pub(super) struct Line {
     bound: usize,
     state: Mutex<State>,
     changed: Condvar,
+    /// The thread has done all that there was.
+    idle: Condvar,
 }
 
 #[derive(Default)]
@@ -59,6 +62,8 @@ struct State {
     held: usize,
     waiting: BTreeMap<u64, Waker>,
     next: u64,
+    /// The thread is at work.
+    is_busy: bool,
     /// There is no handle any more.
     closed: bool,
     /// There is no thread any more.
@@ -67,7 +72,7 @@ struct State {
 
 impl Line {
     pub fn new(bound: usize) -> Self {
-        Line { bound, state: Mutex::default(), changed: Condvar::new() }
+        Line { bound, state: Mutex::default(), changed: Condvar::new(), idle: Condvar::new() }
     }
 
     /// Waits for room, and takes it.
@@ -95,8 +100,8 @@ impl Line {
         drop(self.push(reading, |work, reading| work.reads.push(reading)));
     }
 
-    pub fn drop_before(&self, segment: u64) {
-        self.push(segment, |work, segment| work.drop_before = work.drop_before.max(Some(segment)));
+    pub fn drop_before(&self, position: Position) {
+        self.push(position, |work, position| work.drop_before = work.drop_before.max(Some(position)));
     }
 
     pub fn close(&self) {
@@ -108,14 +113,22 @@ impl Line {
     pub fn take(&self) -> Option<Work> {
         let mut state = self.lock();
         loop {
-            if !state.work.is_empty() {
+            state.is_busy = !state.work.is_empty();
+            if state.is_busy {
                 return Some(mem::take(&mut state.work));
             }
+            self.idle.notify_all();
             if state.closed {
                 return None;
             }
             state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
         }
+    }
+
+    /// Waits until there is nothing to do, or no one to do it, but no longer than this.
+    pub fn wait_idle(&self, patience: Duration) {
+        let is_at_work = |state: &mut State| !state.ended && (state.is_busy || !state.work.is_empty());
+        drop(self.idle.wait_timeout_while(self.lock(), patience, is_at_work));
     }
 
     /// Adds to the work, or gives the thing back when there is nobody to do it.
@@ -198,6 +211,7 @@ impl Drop for Ending<'_> {
     fn drop(&mut self) {
         let mut state = self.0.lock();
         state.ended = true;
+        self.0.idle.notify_all();
         let left = mem::take(&mut state.work);
         let waiting = mem::take(&mut state.waiting);
         drop(state);

@@ -32,6 +32,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use bytes::Bytes;
 
@@ -143,14 +144,6 @@ impl Journal {
         }
     }
 
-    /// Appends a record when there is room for it, and waits until it is written.
-    ///
-    /// # Errors
-    /// As [`Journal::room`] and [`Written`].
-    pub async fn append(&self, record: Bytes) -> io::Result<Position> {
-        self.room(record.len()).await?.append(record).await
-    }
-
     /// Appends a record without asking for room, for who has a bound of its own on what it has under way; as
     /// [`Room::append_then`] otherwise.
     pub fn append_beside(
@@ -175,10 +168,15 @@ impl Journal {
         Written { outcome, refused: self.0.shared.line.append(appending) }
     }
 
-    /// Removes the segments before this one, as soon as what waits now is written; never the one that is written to. What can't be
-    /// removed now is tried again the next time.
-    pub fn drop_before(&self, segment: u64) {
-        self.0.shared.line.drop_before(segment);
+    /// Removes the segments whose records all lie before this position, before anything that waits is written; the last one too, if
+    /// nothing was written behind that. What can't be removed now is tried again the next time.
+    pub fn drop_before(&self, position: Position) {
+        self.0.shared.line.drop_before(position);
+    }
+
+    /// Waits, on the calling thread, until all is written that was appended before, but no longer than this.
+    pub fn settle(&self, patience: Duration) {
+        self.0.shared.line.wait_idle(patience);
     }
 
     /// The numbers of the segments that exist.
@@ -216,19 +214,12 @@ pub struct Room {
 }
 
 impl Room {
-    /// Puts the record behind those that wait. It is written whether or not the result is waited for.
+    /// Puts the record behind those that wait. It is written whether or not the result is waited for. `commit` is run on the journal's
+    /// thread with the outcome: after the record is written and before [`Written`] is ready, in the order of the records. It must
+    /// not block, and it must not wait for the journal.
     ///
     /// # Panics
     /// When the record is longer than the room that was asked for.
-    pub fn append(self, record: Bytes) -> Written {
-        self.append_then(record, |_| ())
-    }
-
-    /// The same, and runs `commit` on the journal's thread with the outcome: after the record is written and before
-    /// [`Written`] is ready, in the order of the records. It must not block, and it must not wait for the journal.
-    ///
-    /// # Panics
-    /// As [`Room::append`].
     pub fn append_then(
         mut self,
         record: Bytes,
@@ -271,6 +262,10 @@ impl Future for Written {
 impl Shared {
     /// One turn of the thread.
     fn work(&self, segments: &mut Segments, work: Work) {
+        if let Some(position) = work.drop_before {
+            segments.drop_before(position);
+            self.note(segments);
+        }
         for Reading { position, promise } in work.reads {
             promise.settle(segments.read(position));
         }
@@ -280,10 +275,6 @@ impl Shared {
             let outcomes = segments.write(group.iter().map(|appending| &*appending.record));
             self.note(segments);
             self.tell(group, outcomes);
-        }
-        if let Some(segment) = work.drop_before {
-            segments.drop_before(segment);
-            self.note(segments);
         }
     }
 

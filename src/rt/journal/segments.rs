@@ -31,6 +31,8 @@ pub(super) struct Segments {
     sync: Sync,
     /// The length of each segment, in bytes.
     lengths: BTreeMap<u64, u64>,
+    /// The number of the next one.
+    end: u64,
     /// The last one, if it can be appended to.
     current: Option<Current>,
     /// The segment that was read from last.
@@ -63,6 +65,7 @@ impl Segments {
             settings,
             sync: File::sync_data,
             lengths: BTreeMap::new(),
+            end: 1,
             current: None,
             reading: None,
             buffer: Vec::new(),
@@ -86,8 +89,7 @@ impl Segments {
 
     /// The numbers that there may be segments for: from the first to behind the last.
     pub fn numbers(&self) -> Range<u64> {
-        let first = self.lengths.keys().next().copied().unwrap_or(1);
-        first..self.lengths.keys().next_back().map_or(first, |last| last + 1)
+        self.lengths.keys().next().copied().unwrap_or(self.end)..self.end
     }
 
     /// Bytes of all segments.
@@ -148,6 +150,7 @@ impl Segments {
             file.sync_data().map_err(in_file)?;
         }
         self.lengths.insert(number, end);
+        self.end = number + 1;
         if is_last && damage.is_none() {
             self.current = Some(Current { number, file });
         }
@@ -242,13 +245,14 @@ impl Segments {
         {
             return Ok(current);
         }
-        let number = self.numbers().end;
+        let number = self.end;
         let path = self.path(number);
         let file = self.make(&path).inspect_err(|_| {
             // An empty file is removed when the journal is opened, if it can't be now.
             let _ = fs::remove_file(&path);
         })?;
         self.lengths.insert(number, MAGIC.len() as u64);
+        self.end = number + 1;
         self.current = None;
         Ok(Current { number, file })
     }
@@ -278,10 +282,11 @@ impl Segments {
         record
     }
 
-    /// Removes the segments before this one, but not the last.
-    pub fn drop_before(&mut self, segment: u64) {
-        let last = self.lengths.keys().next_back().copied().unwrap_or_default();
-        let dropped: Vec<u64> = self.lengths.range(..segment.min(last)).map(|(number, _)| *number).collect();
+    /// Removes the segments that end before this position.
+    pub fn drop_before(&mut self, position: Position) {
+        let ends_before =
+            |(number, len): (&u64, &u64)| (Position { segment: *number, offset: *len } <= position).then_some(*number);
+        let dropped: Vec<u64> = self.lengths.iter().map_while(ends_before).collect();
         for number in &dropped {
             let path = self.path(*number);
             if let Err(error) = fs::remove_file(&path).or_else(unless_gone) {
@@ -290,6 +295,7 @@ impl Segments {
             }
             self.lengths.remove(number);
             self.reading.take_if(|(reading, _)| *reading == *number);
+            self.current.take_if(|current| current.number == *number);
         }
         if self.settings.sync
             && !dropped.is_empty()
