@@ -19,6 +19,7 @@ mod guest;
 mod known;
 mod left_over;
 mod paced;
+mod queues;
 mod reply;
 mod resumable;
 mod streams;

@@ -18,8 +18,9 @@ pub struct QueueConfig {
     pub journal_bytes: u64,
     /// Whether an item is on the disk, and not only with the kernel, before its producer has the reply. Default: no.
     pub journal_sync: bool,
-    /// Bytes of items in memory, of all queues of the route, with what is kept beside each; where there is a journal, what is kept
-    /// beside them alone. A producer whose item does not fit is held back. Default: 64 MiB.
+    /// Bytes in memory, of all queues of the route: items with what is kept beside each; where there is a journal, what is kept
+    /// beside them alone. A quarter is for items that are still coming, and where there is a journal another for items that are read
+    /// from it. A producer whose item does not fit is held back. Default: 64 MiB.
     pub memory: usize,
     /// Queues at once: those with items, producers or consumers. One more is answered 503. Default: 100.
     pub queues: usize,
