@@ -13,6 +13,7 @@
 mod bounds;
 mod changes;
 mod drain;
+mod events;
 mod exchanges;
 mod guarded;
 mod guest;

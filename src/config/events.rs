@@ -32,7 +32,7 @@ pub struct EventsConfig {
     pub subscribers: usize,
     /// Bytes of an event, as it is published. A longer one is answered 413. Default: 256 KiB.
     pub event_len: usize,
-    /// How many bytes of a topic a subscriber may be behind. Default: 256 KiB.
+    /// How many bytes of a topic a subscriber may be behind, at least: as far as the history goes it may be, too. Default: 256 KiB.
     pub backlog: usize,
     /// What happens to one that is further behind. Default: disconnect.
     pub on_lag: OnLag,
@@ -95,8 +95,7 @@ impl EventsConfig {
             return Err(String::from("memory: less than two events: write more, or a smaller event_len"));
         }
         self.origins.as_deref().map_or(Ok(()), check_cors).map_err(named("origins"))?;
-        if self.credentials
-            && !self.origins.as_deref().is_some_and(|origins| !origins.iter().any(|origin| origin == "*"))
+        if self.credentials && self.origins.as_deref().is_none_or(|origins| origins.iter().any(|origin| origin == "*"))
         {
             // A page that any site can show must not act as the user (S5).
             return Err(String::from(

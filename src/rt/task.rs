@@ -139,7 +139,8 @@ impl Remote {
 
     fn schedule(&self, runnable: Runnable) {
         if std::thread::current().id() == self.thread {
-            READY.with_borrow_mut(|ready| ready.push_back(runnable));
+            // A thread that ends has no queue any more, and the task goes with it.
+            let _ = READY.try_with(|ready| ready.borrow_mut().push_back(runnable));
         } else {
             self.ready.lock().unwrap_or_else(std::sync::PoisonError::into_inner).push_back(runnable);
             self.wake_up();

@@ -17,8 +17,8 @@ use highwater::error::Fault;
 use highwater::runtime::Runtime;
 use highwater::server::{Builder, Running};
 use highwater::{
-    AuthConfig, Body, BodyReader, BoundAddress, Config, Error, Handle, Limits, Media, MediaConfig, Request, Response,
-    Server, StatusCode,
+    AuthConfig, Body, BodyReader, BoundAddress, Config, Delivery, Error, Events, EventsConfig, Handle, Limits, Media,
+    MediaConfig, Message, Request, Response, Server, StatusCode,
 };
 
 use crate::support::{Client, Fixture, Form, Framing, PATIENCE, byte_at, bytes_at, check_bytes, eventually, not_shown};
@@ -889,4 +889,62 @@ fn the_example_runs() {
         status.is_some()
     });
     assert_eq!(status.and_then(|status| status.code()), Some(0));
+}
+
+/// Runs a future to its end on a thread that is no worker.
+fn block_on<F: Future>(future: F) -> F::Output {
+    struct Unpark(thread::Thread);
+    impl std::task::Wake for Unpark {
+        fn wake(self: Arc<Self>) {
+            self.0.unpark();
+        }
+    }
+    let waker = Waker::from(Arc::new(Unpark(thread::current())));
+    let mut future = std::pin::pin!(future);
+    loop {
+        match future.as_mut().poll(&mut std::task::Context::from_waker(&waker)) {
+            Poll::Ready(output) => return output,
+            Poll::Pending => thread::park(),
+        }
+    }
+}
+
+#[test]
+fn an_application_publishes_to_topics_and_subscribes_to_them_from_its_own_threads() {
+    let events = Events::new(EventsConfig { history_events: 2, ..EventsConfig::default() }).expect("topics");
+    let (route, topic) = (events.clone(), events.topic("a").expect("a topic"));
+    let server = Embedded::start(|builder| builder.route("/events", route));
+    let mut own = topic.subscribe(None).expect("a subscription");
+    let mut client = server.connect();
+    client.ask("GET", "/events/a", "");
+    assert_eq!(client.head().status, 200);
+    assert_eq!(topic.subscribers(), 2);
+    let publishing = {
+        let topic = topic.clone();
+        let message = Message { event: Some("tick".into()), ..Message::new("from a thread\nof its own") };
+        thread::spawn(move || block_on(topic.publish(message)).expect("published"))
+    };
+    let id = publishing.join().expect("the thread");
+    let lines = format!("id: {id}\nevent: tick\ndata: from a thread\ndata: of its own\n\n");
+    assert_eq!(client.chunk(), Ok(lines.into_bytes()));
+    // And what a client publishes, the application gets.
+    let mut publisher = server.connect();
+    publisher.send("POST /events/a?id=b HTTP/1.1\r\nHost: a\r\nContent-Length: 11\r\n\r\nby a client");
+    publisher.reply().expect(200);
+    let event =
+        |id: &str, event: &str, data: &str| Delivery::Event { id: id.into(), event: event.into(), data: data.into() };
+    let expected = [event(&id, "tick", "from a thread\nof its own"), event("b", "message", "by a client")];
+    assert_eq!([block_on(own.next()), block_on(own.next())].map(Option::unwrap), expected);
+    drop(own);
+    block_on(topic.publish(Message::new("1"))).expect("published");
+    block_on(topic.publish(Message::new("2"))).expect("published");
+    let mut late = topic.subscribe(Some(&id)).expect("a subscription");
+    assert_eq!(block_on(late.next()), Some(Delivery::Lost(Some(1))));
+    assert!(matches!(block_on(late.next()), Some(Delivery::Event { data, .. }) if data == "1"));
+    for message in [Message { id: Some("a\nb".into()), ..Message::new("x") }, Message::new("x".repeat(1 << 20))] {
+        assert_eq!(block_on(topic.publish(message)).expect_err("what can't be published").fault(), Fault::Client);
+    }
+    assert_eq!(events.topic("a//b").expect_err("no name").fault(), Fault::Client);
+    drop((late, client));
+    server.stop();
 }

@@ -5,6 +5,7 @@ mod auth;
 mod badinput;
 mod clients;
 mod embed;
+mod events;
 mod forms;
 mod framing;
 mod hot;

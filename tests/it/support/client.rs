@@ -272,6 +272,20 @@ impl Client {
         }
     }
 
+    /// The data of the next chunk of a body; empty is the last one.
+    ///
+    /// # Errors
+    /// How it ended.
+    #[track_caller]
+    pub fn chunk(&mut self) -> Result<Vec<u8>, Broken> {
+        let line = self.line()?;
+        let len = u64::from_str_radix(std::str::from_utf8(&line).expect("a chunk's length"), 16).expect("a length");
+        let data = self.counted(len)?;
+        let end = self.line()?;
+        assert!(end.is_empty(), "a chunk is longer than it says");
+        Ok(data)
+    }
+
     fn line(&mut self) -> Result<Vec<u8>, Broken> {
         loop {
             if let Some(at) = self.unread.windows(2).position(|window| window == b"\r\n") {
