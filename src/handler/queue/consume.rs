@@ -3,6 +3,7 @@
 //! The send path asks for the next piece when it has handed the one before to the kernel. So the question for what follows an item's last
 //! piece is the news that it was sent; and a stream that is dropped before that question gives its item back.
 
+use std::io;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::Poll;
@@ -99,7 +100,8 @@ fn no_store(response: Response) -> Response {
 impl Consumer {
     /// One item as it came, as a reply of its own.
     async fn single(mut self) -> Result<Response, Refusal> {
-        let Some(sending) = self.next_item().await else {
+        let sending = self.next_item().await.map_err(Refusal::unreadable)?;
+        let Some(sending) = sending else {
             return Ok(no_store(Response::new(StatusCode::NO_CONTENT)));
         };
         let mut response = no_store(Response::new(StatusCode::OK));
@@ -119,43 +121,50 @@ impl Consumer {
 
     fn into_items(self) -> LocalBoxStream<'static, Result<Segment, Error>> {
         futures_util::stream::unfold(self, |mut consumer| async {
-            let piece = consumer.next_piece().await?;
-            Some((Ok(Segment::Bytes(piece)), consumer))
+            let piece = consumer.next_piece().await.transpose()?;
+            Some((piece.map(Segment::Bytes), consumer))
         })
         .boxed_local()
     }
 
     /// The next piece of an item; none at the end of the stream.
-    async fn next_piece(&mut self) -> Option<Bytes> {
+    ///
+    /// # Errors
+    /// An item can't be read now.
+    async fn next_piece(&mut self) -> Result<Option<Bytes>, Error> {
         loop {
             if let Some(piece) = self.sending.as_mut().and_then(|sending| sending.rendering.next_piece()) {
-                return Some(piece);
+                return Ok(Some(piece));
             }
             if let Some(Sending { delivery, .. }) = self.sending.take() {
                 delivery.sent(self.lease);
                 self.counted.0.metrics.queue_items_out.increment();
             }
             if self.left == 0 {
-                return None;
+                return Ok(None);
             }
-            self.sending = Some(self.next_item().await?);
+            let next = self.next_item().await;
+            let next = next.map_err(|error| Error::server("an item of a queue can't be read").because(error))?;
+            if next.is_none() {
+                return Ok(None);
+            }
+            self.sending = next;
             self.left -= 1;
         }
     }
 
     /// Waits for an item, as long as the consumer does.
-    async fn next_item(&mut self) -> Option<Sending> {
+    async fn next_item(&mut self) -> io::Result<Option<Sending>> {
         let deadline = self.patience.deadline(self.ask.wait);
         loop {
-            let mut delivery = self.take(deadline).await?;
-            // What can't be read was logged, and is not in the way of the next one.
-            let Ok((item, carry)) = delivery.item().await else { continue };
+            let Some(mut delivery) = self.take(deadline).await else { return Ok(None) };
+            let Some((item, carry)) = delivery.item().await? else { continue };
             let rendering = match (self.ask.raw, self.ask.ack) {
                 (true, _) => Rendering::raw(item),
                 (false, true) => Rendering::line(item, Some(&delivery.mark())),
                 (false, false) => Rendering::line(item, None),
             };
-            return Some(Sending { delivery, rendering, _carry: carry });
+            return Ok(Some(Sending { delivery, rendering, _carry: carry }));
         }
     }
 

@@ -274,7 +274,16 @@ impl Core {
         let _copying = Copying(self.clone());
         let Some(journal) = &self.journal else { return Ok(()) };
         let Some(Content::Disk { position, .. }) = self.lock().content(queue, number) else { return Ok(()) };
-        let record = journal.read(position).await?;
+        let record = match journal.read(position).await {
+            Err(error) if is_lost(&error) => {
+                tracing::error!(queue = &**queue, %error, "an item is no longer in the journal as it was written; it is lost");
+                let mut state = self.lock();
+                state.finish(queue, number);
+                self.after(state);
+                return Ok(());
+            }
+            record => record?,
+        };
         let room = journal.room(record.len()).await?;
         let written = self.write_copy(number, queue, record, room);
         match written {
@@ -474,23 +483,25 @@ impl Delivery {
         self.core.mark(self.taken.number, self.taken.attempt)
     }
 
-    /// The item, and the memory that it takes where it has to be read.
+    /// The item, and the memory that it takes where it has to be read; none when it is not to be had any more. Then it is given up, and
+    /// that is logged: it would be in the way of all others for ever.
     ///
     /// # Errors
-    /// It can't be read. It is given up then, and that is logged: it would be in the way of all others for ever.
-    pub async fn item(&mut self) -> io::Result<(Item, Option<Carry>)> {
+    /// It can't be read now; it is delivered again.
+    pub async fn item(&mut self) -> io::Result<Option<(Item, Option<Carry>)>> {
         if let Content::Memory(item) = &self.taken.content {
-            return Ok((item.clone(), None));
+            return Ok(Some((item.clone(), None)));
         }
         let mut carry = Carry { core: self.core.clone(), ticket: None, held: 0 };
         carry.take(self.taken.len).await;
         match self.read().await {
-            Ok(item) => Ok((item, Some(carry))),
-            Err(error) => {
-                tracing::error!(queue = &*self.queue, %error, "an item can't be read from the journal; it is lost");
+            Ok(item) => Ok(Some((item, Some(carry)))),
+            Err(error) if is_lost(&error) => {
+                tracing::error!(queue = &*self.queue, %error, "an item is no longer in the journal as it was written; it is lost");
                 self.done();
-                Err(error)
+                Ok(None)
             }
+            Err(error) => Err(error),
         }
     }
 
@@ -599,6 +610,11 @@ impl Drop for Hand {
     fn drop(&mut self) {
         self.core.lock().put_down_in(self.held);
     }
+}
+
+/// Whether what was read will never be more than that.
+fn is_lost(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::InvalidData | io::ErrorKind::UnexpectedEof)
 }
 
 /// The worker's time, which tests can set; off a worker the clock's.

@@ -106,11 +106,15 @@ impl Queue {
     /// The server's fault: there are too many queues, or the item can't be read.
     pub async fn take(&self, name: &str) -> Result<Option<Item>, Error> {
         let mut seat = self.seat(name, Side::Consumer)?;
-        let taken = std::future::poll_fn(|cx| seat.poll_take(false, cx, |_| ())).await;
-        let Some(mut delivery): Option<Delivery> = taken else { return Ok(None) };
-        let item = delivery.item().await.map_err(|error| Error::server("the item can't be read").because(error))?;
-        delivery.sent(self.0.config.lease);
-        Ok(Some(item.0))
+        loop {
+            let taken = std::future::poll_fn(|cx| seat.poll_take(false, cx, |_| ())).await;
+            let Some(mut delivery): Option<Delivery> = taken else { return Ok(None) };
+            let item = delivery.item().await.map_err(|error| Error::server("the item can't be read").because(error))?;
+            if let Some((item, _)) = item {
+                delivery.sent(self.0.config.lease);
+                return Ok(Some(item));
+            }
+        }
     }
 
     /// Waits, on the calling thread, until the journal has what it was given: that items are done is written behind them.

@@ -89,6 +89,13 @@ impl Refusal {
         Refusal::new(StatusCode::INTERNAL_SERVER_ERROR, "FAILED", "The journal can't be written.")
     }
 
+    /// The journal can't be read now.
+    pub fn unreadable(error: io::Error) -> Self {
+        let error = Error::server("an item of a queue can't be read").because(error);
+        tracing::error!(error = error.report(), "a consumer gets nothing");
+        Refusal::new(StatusCode::INTERNAL_SERVER_ERROR, "FAILED", "The journal can't be read.")
+    }
+
     pub fn no_lease(why: NoLease, lease: &str) -> Self {
         match why {
             NoLease::Unknown => {

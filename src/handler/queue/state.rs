@@ -356,6 +356,8 @@ impl State {
             self.ledger.live(number, &claim.queue, position, record_len);
         }
         self.put_back(&claim.queue, number, Stored { content, len, attempts: 0 });
+        // The claim may have been for more than was needed.
+        self.wake_starved();
     }
 
     /// An item that was found in the journal. It is there, whatever the bounds are now.

@@ -58,7 +58,7 @@ fn lease(queue: &Queue, lease: std::time::Duration) -> (String, String) {
     let mut seat = queue.seat(NAME, Side::Consumer).unwrap();
     let mut delivery = block_on(std::future::poll_fn(|cx| seat.poll_take(true, cx, |_| ()))).expect("an item");
     let mark = delivery.mark();
-    let (item, _) = block_on(delivery.item()).unwrap();
+    let (item, _) = block_on(delivery.item()).unwrap().expect("it can be read");
     delivery.sent(lease);
     (String::from_utf8(item.data().to_vec()).unwrap(), mark.id)
 }
@@ -393,4 +393,19 @@ fn items_have_bounds() {
     assert!(block_on(queue.push(NAME, text("x".repeat(101)))).is_err());
     assert!(block_on(queue.push(NAME, text("x".repeat(100)))).is_ok());
     assert!(block_on(queue.push(NAME, Item::new("t".repeat(256), "x").unwrap())).is_err());
+}
+
+#[test]
+fn an_item_that_is_damaged_on_the_disk_is_told_and_not_in_the_way() {
+    let dir = tempfile::tempdir().unwrap();
+    let config = on_disk(dir.path());
+    let queue = queue(config.clone());
+    ["one", "two"].iter().for_each(|item| push(&queue, item));
+    let segment = config.journal.unwrap().join("0000000000000001.log");
+    let mut bytes = std::fs::read(&segment).unwrap();
+    let at = bytes.windows(3).position(|window| window == b"one").unwrap();
+    bytes[at] ^= 1;
+    std::fs::write(&segment, bytes).unwrap();
+    assert_eq!(take(&queue), "two");
+    assert!(queue.0.core.is_empty());
 }
