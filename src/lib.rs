@@ -45,11 +45,12 @@ pub mod telemetry;
 
 pub use ::http::{Method, StatusCode};
 
-pub use self::config::{AuthConfig, Config, EventsConfig, MediaConfig};
+pub use self::config::{AuthConfig, Config, EventsConfig, MediaConfig, QueueConfig};
 pub use self::error::Error;
 pub use self::handler::events::{Delivery, Events, Message, Subscription, Topic};
 pub use self::handler::guard::Guard;
 pub use self::handler::media::Media;
+pub use self::handler::queue::{Item as QueueItem, NotJson, Queue};
 pub use self::http::{Body, BodyReader, Request, Response};
 pub use self::limits::Limits;
 pub use self::rt::net::BoundAddress;

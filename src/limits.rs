@@ -247,6 +247,20 @@ impl Limits {
     pub const BUSIEST_SHOWN: usize = 20;
     /// Workers of one server.
     pub const WORKERS: usize = 1024;
+    /// Bytes of the media type of a queue's item; a longer one is answered 400.
+    pub const QUEUE_TYPE_LEN: usize = 255;
+    /// Bytes of a queue's name, decoded; a longer one is answered 400.
+    pub const QUEUE_NAME_LEN: usize = 255;
+    /// Leases in one request to acknowledge them; more are answered 400.
+    pub const QUEUE_LEASES: usize = 100;
+    /// The least length of a segment of a queue's journal, in bytes.
+    pub const QUEUE_SEGMENT_LEN_LEAST: u64 = 64 << 10;
+    /// What may wait to be written to a queue's journal, in bytes, unless one item is longer. It is in memory twice for a moment.
+    pub const QUEUE_WAITING_LEN: usize = 1 << 20;
+    /// How long a server that ends waits for the disk to take what is left.
+    pub const JOURNAL_LAST_WRITE: Duration = Duration::from_secs(3);
+    /// The longest that a consumer or a producer may ask to wait.
+    pub const QUEUE_WAIT: Duration = Duration::from_secs(24 * 60 * 60);
     /// The most `TCP_NOTSENT_LOWAT` that is set on a connection, in bytes. See [`Limits::notsent_lowat`].
     pub const NOTSENT_LOWAT: usize = 128 << 10;
 }

@@ -33,6 +33,7 @@ use crate::handler::events::Events;
 use crate::handler::guard::Guard;
 use crate::handler::live::Live;
 use crate::handler::media::Media;
+use crate::handler::queue::Queue;
 use crate::handler::upload::Upload;
 use crate::http::connections::Connections;
 use crate::http::{MakeHandler, Worker};
@@ -143,6 +144,7 @@ struct Shared {
 #[derive(Default)]
 struct Standing {
     events: HashMap<(Option<String>, String), Events>,
+    queues: HashMap<(Option<String>, String), Queue>,
 }
 
 /// A socket in the file system, as it was when it was bound.
@@ -262,6 +264,7 @@ impl Running {
             let ended = thread.join().unwrap_or_else(|_| Err(Error::server("a worker panicked")));
             outcome = outcome.and(ended);
         }
+        lock(&self.shared.standing).queues.values().for_each(Queue::settle);
         if let Some(log) = &self.shared.access_log {
             log.close();
         }
@@ -639,8 +642,13 @@ fn with_configured(own: &Routes, config: &Config, standing: &mut Standing) -> Re
                 stands.events.insert(place, events.clone());
                 (Arc::new(events), config.sharing())
             }
-            HandlerConfig::Queue(_) => {
-                return Err(Error::operator("this build has no such handler"));
+            HandlerConfig::Queue(config) => {
+                let queue = match standing.queues.get(&place) {
+                    Some(queue) => queue.reconfigured(config.clone())?,
+                    None => Queue::new(config.clone())?,
+                };
+                stands.queues.insert(place, queue.clone());
+                (Arc::new(queue), config.sharing())
             }
         };
         let guarded = route.auth.iter().try_fold(handler, |handler, auth| {

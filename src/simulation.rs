@@ -21,6 +21,7 @@ mod known;
 mod left_over;
 mod live;
 mod paced;
+mod queues;
 mod reply;
 mod resumable;
 mod streams;

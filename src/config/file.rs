@@ -731,7 +731,7 @@ mod tests {
         check(with("queue", "lease = \"25h\""), "site.toml:3: lease: out of bounds: write 100ms to 24h");
         let refusal = "queue_bytes: less than one item: write more, or a smaller item_len";
         assert!(with("queue", "queue_bytes = 5").ends_with(refusal));
-        let refusal = "memory: less than two items: write more, or a smaller item_len";
+        let refusal = "memory: less than four items: write more, or a smaller item_len";
         assert!(with("queue", "memory = 5").ends_with(refusal));
         assert!(with("queue", "journal = \"gone/away\"").contains("gone` does not exist: create it"));
     }

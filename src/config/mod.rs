@@ -161,6 +161,8 @@ impl Config {
                 HandlerConfig::Queue(queue) => ceiling.process.extend([
                     Term::new("queued items", 1, queue.memory as u64),
                     Term::new("queues", queue.queues, Limits::QUEUE_BYTES),
+                    // What waits to be written, and the same as it is written.
+                    Term::new("queue journal", usize::from(queue.journal.is_some()) * 2, queue.waiting_len() as u64),
                 ]),
                 HandlerConfig::Media(_) if route.live.is_some() => {
                     ceiling.process.extend([

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use super::check::{self, check_cors};
 use super::events::{check_count, check_event_len, check_journal_bytes};
+use crate::limits::Limits;
 use crate::proto::cors::{Cors, Sharing};
 
 /// Queues between producers and consumers.
@@ -17,8 +18,9 @@ pub struct QueueConfig {
     pub journal_bytes: u64,
     /// Whether an item is on the disk, and not only with the kernel, before its producer has the reply. Default: no.
     pub journal_sync: bool,
-    /// Bytes of items in memory, of all queues of the route, with what is kept beside each; where there is a journal, what is kept
-    /// beside them alone. A producer whose item does not fit is held back. Default: 64 MiB.
+    /// Bytes in memory, of all queues of the route: items with what is kept beside each; where there is a journal, what is kept
+    /// beside them alone. A quarter is for items that are still coming, and where there is a journal another for items that are read
+    /// from it. A producer whose item does not fit is held back. Default: 64 MiB.
     pub memory: usize,
     /// Queues at once: those with items, producers or consumers. One more is answered 503. Default: 100.
     pub queues: usize,
@@ -65,11 +67,19 @@ impl QueueConfig {
         if self.queue_bytes < self.item_len as u64 {
             return Err(String::from("queue_bytes: less than one item: write more, or a smaller item_len"));
         }
-        if self.memory < 2 * self.item_len {
-            return Err(String::from("memory: less than two items: write more, or a smaller item_len"));
+        if self.memory / 4 < self.item_len {
+            return Err(String::from("memory: less than four items: write more, or a smaller item_len"));
+        }
+        if self.journal.is_some() && self.journal_bytes / 4 < self.item_len as u64 {
+            return Err(String::from("journal_bytes: less than four items: write more, or a smaller item_len"));
         }
         check_lease(self.lease).map_err(named("lease"))?;
         self.origins.as_deref().map_or(Ok(()), check_cors).map_err(named("origins"))
+    }
+
+    /// What may wait to be written to the journal, in bytes.
+    pub(crate) fn waiting_len(&self) -> usize {
+        Limits::QUEUE_WAITING_LEN.max(2 * self.item_len)
     }
 
     /// What the pages of other sites may do here, once [`QueueConfig::check`] has let the origins through.

@@ -5,4 +5,5 @@ pub mod events;
 pub mod guard;
 pub mod live;
 pub mod media;
+pub mod queue;
 pub mod upload;

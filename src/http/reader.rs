@@ -47,6 +47,41 @@ pub struct BodyReader {
     wire: Rc<Wire>,
 }
 
+/// The news that a client has finished its side while its reply waits for something. It may still read (F10), or it may be gone: only
+/// sending would tell. Who has sent its next request is never said to have finished.
+pub(crate) struct ClientEnd {
+    /// Given up before the socket is closed.
+    readable: Option<Operation>,
+    has_sent_more: bool,
+    wire: Rc<Wire>,
+}
+
+impl ClientEnd {
+    /// Ready when the client has finished.
+    pub fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let has_body = !matches!(self.wire.incoming.borrow().framing, BodyState::Done | BodyState::Length(0));
+        if has_body || self.has_sent_more || !self.wire.input.borrow().unread().is_empty() {
+            return Poll::Pending;
+        }
+        // A poll and not a receive, which would keep the connection from being parked.
+        if !self.wire.is_receiving() {
+            let poll = Op::Poll { socket: self.wire.socket.raw(), interest: Interest::Readable };
+            let readable = self.readable.get_or_insert_with(|| self.wire.runtime().operate(poll));
+            ready!(Pin::new(readable).poll(cx));
+            self.readable = None;
+        }
+        match ready!(self.wire.poll_receive(cx)) {
+            Ok(0) | Err(_) => Poll::Ready(()),
+            Ok(_) => {
+                self.has_sent_more = true;
+                // No buffer of the pool waits for a client.
+                self.wire.input.borrow_mut().spill();
+                Poll::Pending
+            }
+        }
+    }
+}
+
 /// What reading in large pieces needs.
 #[derive(Default)]
 struct Large {
@@ -86,6 +121,11 @@ impl BodyReader {
     pub(super) fn into_form(self, boundary: &Boundary, file_len: u64, total_len: u64) -> Multipart {
         let worker = self.wire.worker.clone();
         Multipart::new(self, boundary, &worker.limits, file_len, total_len)
+    }
+
+    /// What tells that the client has finished its side. The body is read, or there is none; else nothing is told.
+    pub(crate) fn into_client_end(self) -> ClientEnd {
+        ClientEnd { readable: None, has_sent_more: false, wire: self.wire.clone() }
     }
 
     /// The next bytes; `None` at the end of the body.

@@ -54,6 +54,11 @@ impl Lines {
         Lines { held: Vec::new(), limit, ended: 0 }
     }
 
+    /// Bytes that are held of a line that has begun.
+    pub fn held(&self) -> usize {
+        self.held.len()
+    }
+
     /// The next line, and what of `input` is behind it; `None` when the input is used up. Blank lines are passed over.
     ///
     /// # Errors

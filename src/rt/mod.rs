@@ -4,7 +4,6 @@
 //! files and timers keep a handle on it, so that the hot path does not look it up.
 
 pub mod fs;
-#[allow(dead_code, reason = "the handlers that keep one come next")]
 pub mod journal;
 pub mod net;
 pub mod offload;

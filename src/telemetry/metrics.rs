@@ -393,6 +393,12 @@ worker_metrics! {
     send_queue_waits: Counter;
     /// Replies that were known by their request's bytes.
     known_replies: Counter;
+    /// Items that were put into queues.
+    queue_items_in: Counter;
+    /// Items of queues that were sent to consumers, those that were delivered again each time.
+    queue_items_out: Counter;
+    /// Consumers of queues.
+    queue_consumers: Gauge;
     /// Files that were put in their place.
     files_stored: Counter;
     /// Bytes of uploads that are kept, in files or in what can be resumed.

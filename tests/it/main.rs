@@ -19,6 +19,7 @@ mod media;
 mod operations;
 mod paths;
 mod put;
+mod queue;
 mod ranges;
 mod rates;
 mod resumable;

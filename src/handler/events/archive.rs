@@ -9,7 +9,7 @@ use bytes::Bytes;
 
 use super::record::{self, HEAD_LEN_MOST, Head};
 use crate::config::EventsConfig;
-use crate::rt::journal::{Journal, Room, Settings, Written};
+use crate::rt::journal::{self, Journal, Room, Settings, Written};
 
 /// How many segments a journal has when it is as long as it may be: one of them is what is given up at a time.
 const SEGMENTS: u64 = 16;
@@ -81,7 +81,7 @@ impl Archive {
         ages.0.retain(|(segment, _)| *segment >= first);
         drop(ages);
         if first > segments.start {
-            self.journal.drop_before(first);
+            self.journal.drop_before(journal::Position { segment: first, offset: 0 });
         }
     }
 }

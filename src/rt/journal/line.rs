@@ -9,6 +9,7 @@ use std::mem;
 use std::pin::Pin;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
+use std::time::Duration;
 
 use bytes::Bytes;
 
@@ -23,6 +24,13 @@ pub(super) struct Appending {
     pub promise: Promise<Position>,
 }
 
+impl Appending {
+    pub fn new(record: Bytes, held: usize, commit: Commit) -> (Self, Outcome<Position>) {
+        let (promise, outcome) = promise();
+        (Appending { record, held, commit, promise }, outcome)
+    }
+}
+
 /// A record that is asked for.
 pub(super) struct Reading {
     pub position: Position,
@@ -34,8 +42,8 @@ pub(super) struct Reading {
 pub(super) struct Work {
     pub reads: Vec<Reading>,
     pub appends: Vec<Appending>,
-    /// No segment before this one is needed afterwards.
-    pub drop_before: Option<u64>,
+    /// Nothing before this position is needed afterwards.
+    pub drop_before: Option<Position>,
 }
 
 /// The work that waits, and the room for it.
@@ -43,6 +51,8 @@ pub(super) struct Line {
     bound: usize,
     state: Mutex<State>,
     changed: Condvar,
+    /// The thread has done all that there was.
+    idle: Condvar,
 }
 
 #[derive(Default)]
@@ -52,6 +62,8 @@ struct State {
     held: usize,
     waiting: BTreeMap<u64, Waker>,
     next: u64,
+    /// The thread is at work.
+    is_busy: bool,
     /// There is no handle any more.
     closed: bool,
     /// There is no thread any more.
@@ -60,7 +72,7 @@ struct State {
 
 impl Line {
     pub fn new(bound: usize) -> Self {
-        Line { bound, state: Mutex::default(), changed: Condvar::new() }
+        Line { bound, state: Mutex::default(), changed: Condvar::new(), idle: Condvar::new() }
     }
 
     /// Waits for room, and takes it.
@@ -78,16 +90,18 @@ impl Line {
         first.into_iter().for_each(Waker::wake);
     }
 
-    pub fn append(&self, appending: Appending) {
-        self.push(|work| work.appends.push(appending));
+    /// Puts a record behind the others; it comes back when the thread has died.
+    pub fn append(&self, appending: Appending) -> Option<Appending> {
+        self.push(appending, |work, appending| work.appends.push(appending))
     }
 
+    /// A read for a thread that has died is dropped, and so its promise is broken.
     pub fn read(&self, reading: Reading) {
-        self.push(|work| work.reads.push(reading));
+        drop(self.push(reading, |work, reading| work.reads.push(reading)));
     }
 
-    pub fn drop_before(&self, segment: u64) {
-        self.push(|work| work.drop_before = work.drop_before.max(Some(segment)));
+    pub fn drop_before(&self, position: Position) {
+        self.push(position, |work, position| work.drop_before = work.drop_before.max(Some(position)));
     }
 
     pub fn close(&self) {
@@ -99,9 +113,11 @@ impl Line {
     pub fn take(&self) -> Option<Work> {
         let mut state = self.lock();
         loop {
-            if !state.work.is_empty() {
+            state.is_busy = !state.work.is_empty();
+            if state.is_busy {
                 return Some(mem::take(&mut state.work));
             }
+            self.idle.notify_all();
             if state.closed {
                 return None;
             }
@@ -109,20 +125,25 @@ impl Line {
         }
     }
 
-    /// Work for a thread that has died is dropped, and so its promises are broken.
-    fn push(&self, add: impl FnOnce(&mut Work)) {
+    /// Waits until there is nothing to do, or no one to do it, but no longer than this.
+    pub fn wait_idle(&self, patience: Duration) {
+        let is_at_work = |state: &mut State| !state.ended && (state.is_busy || !state.work.is_empty());
+        drop(self.idle.wait_timeout_while(self.lock(), patience, is_at_work));
+    }
+
+    /// Adds to the work, or gives the thing back when there is nobody to do it.
+    fn push<T>(&self, thing: T, add: impl FnOnce(&mut Work, T)) -> Option<T> {
         let mut state = self.lock();
         if state.ended {
-            drop(state);
-            add(&mut Work::default());
-            return;
+            return Some(thing);
         }
         let was_empty = state.work.is_empty();
-        add(&mut state.work);
+        add(&mut state.work, thing);
         drop(state);
         if was_empty {
             self.changed.notify_one();
         }
+        None
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -155,7 +176,7 @@ impl Place<'_> {
             return Poll::Ready(Err(ended()));
         }
         let is_first = state.waiting.keys().next().copied() == self.number;
-        if is_first && state.held + len <= self.line.bound {
+        if is_first && (state.held == 0 || state.held + len <= self.line.bound) {
             state.held += len;
             // With the place, `drop` wakes the one behind, for whom there may be room too.
             return Poll::Ready(Ok(()));
@@ -190,6 +211,7 @@ impl Drop for Ending<'_> {
     fn drop(&mut self) {
         let mut state = self.0.lock();
         state.ended = true;
+        self.0.idle.notify_all();
         let left = mem::take(&mut state.work);
         let waiting = mem::take(&mut state.waiting);
         drop(state);

@@ -32,6 +32,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use bytes::Bytes;
 
@@ -44,9 +45,9 @@ use crate::proto::journal::HEAD_LEN;
 pub struct Settings {
     /// From this length on a segment is full, in bytes; the record that reaches it is its last one.
     pub segment_len: u64,
-    /// The longest record, in bytes.
+    /// The longest record that is written, in bytes.
     pub record_len: usize,
-    /// What may wait to be written, in bytes with the heads of records; at least one record.
+    /// What may wait to be written, in bytes with the heads of records; a record that is longer may, alone.
     pub waiting_len: usize,
     /// Whether a record counts as written when the disk has it, or when the kernel has it.
     pub sync: bool,
@@ -111,7 +112,7 @@ impl Journal {
 
     fn start(mut segments: Segments, damage: Vec<Damage>, settings: Settings) -> io::Result<Self> {
         let shared = Arc::new(Shared {
-            line: Line::new(settings.waiting_len.max(settings.record_len.saturating_add(HEAD_LEN))),
+            line: Line::new(settings.waiting_len),
             bytes: AtomicU64::default(),
             first: AtomicU64::default(),
             end: AtomicU64::default(),
@@ -143,12 +144,14 @@ impl Journal {
         }
     }
 
-    /// Appends a record when there is room for it, and waits until it is written.
-    ///
-    /// # Errors
-    /// As [`Journal::room`] and [`Written`].
-    pub async fn append(&self, record: Bytes) -> io::Result<Position> {
-        self.room(record.len()).await?.append(record).await
+    /// Appends a record without asking for room, for who has a bound of its own on what it has under way; as
+    /// [`Room::append_then`] otherwise.
+    pub fn append_beside(
+        &self,
+        record: Bytes,
+        commit: impl FnOnce(Result<Position, &io::Error>) + Send + 'static,
+    ) -> Written {
+        self.put(Appending::new(record, 0, Box::new(commit)))
     }
 
     /// Reads a record again.
@@ -161,10 +164,19 @@ impl Journal {
         outcome.await
     }
 
-    /// Removes the segments before this one, as soon as what waits now is written; never the one that is written to. What can't be
-    /// removed now is tried again the next time.
-    pub fn drop_before(&self, segment: u64) {
-        self.0.shared.line.drop_before(segment);
+    fn put(&self, (appending, outcome): (Appending, line::Outcome<Position>)) -> Written {
+        Written { outcome, refused: self.0.shared.line.append(appending) }
+    }
+
+    /// Removes the segments whose records all lie before this position, before anything that waits is written; the last one too, if
+    /// nothing was written behind that. What can't be removed now is tried again the next time.
+    pub fn drop_before(&self, position: Position) {
+        self.0.shared.line.drop_before(position);
+    }
+
+    /// Waits, on the calling thread, until all is written that was appended before, but no longer than this.
+    pub fn settle(&self, patience: Duration) {
+        self.0.shared.line.wait_idle(patience);
     }
 
     /// The numbers of the segments that exist.
@@ -202,19 +214,12 @@ pub struct Room {
 }
 
 impl Room {
-    /// Puts the record behind those that wait. It is written whether or not the result is waited for.
+    /// Puts the record behind those that wait. It is written whether or not the result is waited for. `commit` is run on the journal's
+    /// thread with the outcome: after the record is written and before [`Written`] is ready, in the order of the records. It must
+    /// not block, and it must not wait for the journal.
     ///
     /// # Panics
     /// When the record is longer than the room that was asked for.
-    pub fn append(self, record: Bytes) -> Written {
-        self.append_then(record, |_| ())
-    }
-
-    /// The same, and runs `commit` on the journal's thread with the outcome: after the record is written and before
-    /// [`Written`] is ready, in the order of the records. It must not block, and it must not wait for the journal.
-    ///
-    /// # Panics
-    /// As [`Room::append`].
     pub fn append_then(
         mut self,
         record: Bytes,
@@ -223,9 +228,7 @@ impl Room {
         assert!(HEAD_LEN + record.len() <= self.held, "a record that is longer than its room");
         // From here on the room is the record's.
         let held = std::mem::take(&mut self.held);
-        let (promise, outcome) = line::promise();
-        self.journal.0.shared.line.append(Appending { record, held, commit: Box::new(commit), promise });
-        Written(outcome)
+        self.journal.put(Appending::new(record, held, Box::new(commit)))
     }
 }
 
@@ -241,19 +244,28 @@ impl Drop for Room {
 ///
 /// # Errors
 /// As writing a file or syncing it; the record is not in the journal then. `BrokenPipe`: the journal's thread has died.
-pub struct Written(line::Outcome<Position>);
+pub struct Written {
+    outcome: line::Outcome<Position>,
+    /// What a thread that has died did not take. Its commit is dropped here, where the caller holds no lock.
+    refused: Option<Appending>,
+}
 
 impl Future for Written {
     type Output = io::Result<Position>;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        Pin::new(&mut self.0).poll(cx)
+        self.refused = None;
+        Pin::new(&mut self.outcome).poll(cx)
     }
 }
 
 impl Shared {
     /// One turn of the thread.
     fn work(&self, segments: &mut Segments, work: Work) {
+        if let Some(position) = work.drop_before {
+            segments.drop_before(position);
+            self.note(segments);
+        }
         for Reading { position, promise } in work.reads {
             promise.settle(segments.read(position));
         }
@@ -263,10 +275,6 @@ impl Shared {
             let outcomes = segments.write(group.iter().map(|appending| &*appending.record));
             self.note(segments);
             self.tell(group, outcomes);
-        }
-        if let Some(segment) = work.drop_before {
-            segments.drop_before(segment);
-            self.note(segments);
         }
     }
 

@@ -18,6 +18,9 @@ use crate::proto::journal::{self, Corruption, Decoded, HEAD_LEN, MAGIC};
 /// How much of a segment is read at a time while it is replayed, in bytes.
 const READ_LEN: u64 = 64 << 10;
 
+/// The longest record that is read, in bytes. What was written obeyed the bound of its time, and its length has a checksum.
+const LONGEST_LEN: usize = 1 << 30;
+
 /// How bytes are brought to the disk; another one in tests, because no disk fails when it is asked to.
 pub(super) type Sync = fn(&File) -> io::Result<()>;
 
@@ -28,6 +31,8 @@ pub(super) struct Segments {
     sync: Sync,
     /// The length of each segment, in bytes.
     lengths: BTreeMap<u64, u64>,
+    /// The number of the next one.
+    end: u64,
     /// The last one, if it can be appended to.
     current: Option<Current>,
     /// The segment that was read from last.
@@ -60,6 +65,7 @@ impl Segments {
             settings,
             sync: File::sync_data,
             lengths: BTreeMap::new(),
+            end: 1,
             current: None,
             reading: None,
             buffer: Vec::new(),
@@ -83,8 +89,7 @@ impl Segments {
 
     /// The numbers that there may be segments for: from the first to behind the last.
     pub fn numbers(&self) -> Range<u64> {
-        let first = self.lengths.keys().next().copied().unwrap_or(1);
-        first..self.lengths.keys().next_back().map_or(first, |last| last + 1)
+        self.lengths.keys().next().copied().unwrap_or(self.end)..self.end
     }
 
     /// Bytes of all segments.
@@ -115,7 +120,7 @@ impl Segments {
         let in_file = |error| of_file(&path, error);
         let file = OpenOptions::new().read(true).write(true).open(&path).map_err(in_file)?;
         let len = file.metadata().map_err(in_file)?.len();
-        let scanned = scan(&file, self.settings.record_len, |offset, payload| {
+        let scanned = scan(&file, |offset, payload| {
             replay(Position { segment: number, offset }, payload);
         });
         let Scanned { end, corruption } = scanned.map_err(in_file)?;
@@ -145,6 +150,7 @@ impl Segments {
             file.sync_data().map_err(in_file)?;
         }
         self.lengths.insert(number, end);
+        self.end = number + 1;
         if is_last && damage.is_none() {
             self.current = Some(Current { number, file });
         }
@@ -239,13 +245,14 @@ impl Segments {
         {
             return Ok(current);
         }
-        let number = self.numbers().end;
+        let number = self.end;
         let path = self.path(number);
         let file = self.make(&path).inspect_err(|_| {
             // An empty file is removed when the journal is opened, if it can't be now.
             let _ = fs::remove_file(&path);
         })?;
         self.lengths.insert(number, MAGIC.len() as u64);
+        self.end = number + 1;
         self.current = None;
         Ok(Current { number, file })
     }
@@ -270,15 +277,16 @@ impl Segments {
             Some((number, file)) if number == segment => file,
             _ => File::open(self.path(segment))?,
         };
-        let record = read_record(&file, offset, self.settings.record_len);
+        let record = read_record(&file, offset);
         self.reading = Some((segment, file));
         record
     }
 
-    /// Removes the segments before this one, but not the last.
-    pub fn drop_before(&mut self, segment: u64) {
-        let last = self.lengths.keys().next_back().copied().unwrap_or_default();
-        let dropped: Vec<u64> = self.lengths.range(..segment.min(last)).map(|(number, _)| *number).collect();
+    /// Removes the segments that end before this position.
+    pub fn drop_before(&mut self, position: Position) {
+        let ends_before =
+            |(number, len): (&u64, &u64)| (Position { segment: *number, offset: *len } <= position).then_some(*number);
+        let dropped: Vec<u64> = self.lengths.iter().map_while(ends_before).collect();
         for number in &dropped {
             let path = self.path(*number);
             if let Err(error) = fs::remove_file(&path).or_else(unless_gone) {
@@ -287,6 +295,7 @@ impl Segments {
             }
             self.lengths.remove(number);
             self.reading.take_if(|(reading, _)| *reading == *number);
+            self.current.take_if(|current| current.number == *number);
         }
         if self.settings.sync
             && !dropped.is_empty()
@@ -340,7 +349,7 @@ struct Scanned {
 }
 
 /// Reads a segment from its beginning, with memory for a record and for one read.
-fn scan(file: &File, max_len: usize, mut replay: impl FnMut(u64, &[u8])) -> io::Result<Scanned> {
+fn scan(file: &File, mut replay: impl FnMut(u64, &[u8])) -> io::Result<Scanned> {
     let mut buffer = Vec::new();
     while buffer.len() < MAGIC.len() {
         if file.take(READ_LEN).read_to_end(&mut buffer)? == 0 {
@@ -360,7 +369,7 @@ fn scan(file: &File, max_len: usize, mut replay: impl FnMut(u64, &[u8])) -> io::
     loop {
         let mut used = 0;
         let needed = loop {
-            match journal::decode(&buffer[used..], max_len) {
+            match journal::decode(&buffer[used..], LONGEST_LEN) {
                 Decoded::Record { payload, used: of_record } => {
                     replay(end, payload);
                     used += of_record;
@@ -391,11 +400,11 @@ fn is_zero(file: &File, offset: u64) -> io::Result<bool> {
     }
 }
 
-fn read_record(file: &File, offset: u64, max_len: usize) -> io::Result<Bytes> {
+fn read_record(file: &File, offset: u64) -> io::Result<Bytes> {
     let mut bytes = vec![0; HEAD_LEN];
     file.read_exact_at(&mut bytes, offset)?;
     loop {
-        match journal::decode(&bytes, max_len) {
+        match journal::decode(&bytes, LONGEST_LEN) {
             Decoded::Record { used, .. } => return Ok(Bytes::from(bytes).slice(HEAD_LEN..used)),
             Decoded::NeedMore { len } => {
                 let has = bytes.len();

@@ -13,6 +13,18 @@ const PATIENCE: Duration = Duration::from_secs(10);
 
 const SETTINGS: Settings = Settings { segment_len: 1 << 20, record_len: 1000, waiting_len: 4000, sync: false };
 
+impl Journal {
+    async fn append(&self, record: Bytes) -> io::Result<Position> {
+        self.room(record.len()).await?.append(record).await
+    }
+}
+
+impl Room {
+    fn append(self, record: Bytes) -> Written {
+        self.append_then(record, |_| ())
+    }
+}
+
 /// Opens it and waits, where the one before has not quite ended.
 fn reopen(dir: &Path, settings: Settings) -> (Journal, Vec<String>) {
     let end = std::time::Instant::now() + PATIENCE;
@@ -173,24 +185,52 @@ fn a_second_one_is_refused_and_told_why() {
 }
 
 #[test]
-fn segments_that_nobody_needs_are_removed_and_the_last_one_stays() {
+fn segments_that_nobody_needs_are_removed() {
     let dir = tempfile::tempdir().unwrap();
     let settings = Settings { segment_len: 1, sync: true, ..SETTINGS };
     let (journal, _) = reopen(dir.path(), settings);
     let positions: Vec<Position> = (0..5).map(|n| append(&journal, &format!("{n}"))).collect();
     assert_eq!((journal.segments(), journal.bytes()), (1..6, 5 * (MAGIC_LEN + HEAD_LEN as u64 + 1)));
     assert_eq!(read(&journal, positions[1]).as_deref(), Ok("1"));
-    journal.drop_before(3);
-    // Dropped before this is written.
+    journal.drop_before(Position { segment: 3, offset: 0 });
     append(&journal, "5");
     append(&journal, "6");
     assert_eq!(journal.segments(), 3..8);
     assert_eq!(read(&journal, positions[1]), Err(io::ErrorKind::NotFound));
     assert_eq!(read(&journal, positions[2]).as_deref(), Ok("2"));
     assert_eq!(read(&journal, Position { segment: 3, offset: 999 }), Err(io::ErrorKind::InvalidData));
-    journal.drop_before(u64::MAX);
     ended(journal);
-    assert_eq!(reopen(dir.path(), settings).1, ["6"]);
+    assert_eq!(reopen(dir.path(), settings).1, ["2", "3", "4", "5", "6"]);
+}
+
+#[test]
+fn the_last_segment_is_removed_if_nothing_was_written_behind_the_place_that_is_told() {
+    let dir = tempfile::tempdir().unwrap();
+    let (journal, _) = reopen(dir.path(), SETTINGS);
+    append(&journal, "one");
+    let end = |position: Position| Position { offset: position.offset + HEAD_LEN as u64 + 3, ..position };
+    let before_two = end(append(&journal, "two"));
+    append(&journal, "six");
+    journal.drop_before(before_two);
+    let behind = end(append(&journal, "ten"));
+    assert_eq!(journal.segments(), 1..2);
+    journal.drop_before(behind);
+    assert_eq!(append(&journal, "new").segment, 2, "its number is not used again");
+    ended(journal);
+    assert_eq!(reopen(dir.path(), SETTINGS).1, ["new"]);
+}
+
+#[test]
+fn settling_waits_for_all_that_was_appended() {
+    let dir = tempfile::tempdir().unwrap();
+    let (journal, _) = reopen(dir.path(), SETTINGS);
+    let release = hold(&journal);
+    drop(journal.append_beside(Bytes::from_static(b"last"), |_| ()));
+    journal.settle(Duration::from_millis(1));
+    assert_eq!(journal.bytes(), MAGIC_LEN + HEAD_LEN as u64, "it gives up on a disk that is stuck");
+    release.send(()).unwrap();
+    journal.settle(PATIENCE);
+    assert_eq!(journal.bytes(), MAGIC_LEN + 2 * HEAD_LEN as u64 + 4);
 }
 
 /// What the test and a commit share: the thread stands still in it until it is let go.
