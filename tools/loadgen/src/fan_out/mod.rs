@@ -481,7 +481,6 @@ impl FanOut {
     fn receive(&mut self, i: usize, flags: EpollFlags) {
         // The end of a connection that came with its last bytes is told once only.
         let has_ended = flags.intersects(EpollFlags::EPOLLRDHUP | EpollFlags::EPOLLHUP | EpollFlags::EPOLLERR);
-        let now = now_ns();
         for _ in 0..TURN_RECEIVES {
             let (len, is_all) = match self.readers[i].receive(&mut self.scratch) {
                 Ok(Received::Nothing) => return,
@@ -491,7 +490,7 @@ impl FanOut {
                 Ok(Received::End) => return self.fail(i, Failure::Closed),
                 Err(failure) => return self.fail(i, failure),
             };
-            self.take(i, len, now);
+            self.take(i, len, now_ns());
             let follows = matches!(self.readers[i].phase, Phase::Asking | Phase::Following);
             if !follows || (is_all && !has_ended) {
                 return;

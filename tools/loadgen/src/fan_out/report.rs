@@ -300,3 +300,69 @@ impl fmt::Display for Report {
         write!(f, "errors       {}", counts(tally.errors().iter().map(|(name, n)| (name.clone(), n))))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::usage::Usage;
+
+    fn report(tally: Tally) -> Report {
+        let usage = |ms, mib| Usage { cpu: Duration::from_millis(ms), resident: mib << 20 };
+        let server =
+            ServerUsage { before: usage(100, 5), after: usage(600, 6), resident_max: 7 << 20, resident_peak: 9 << 20 };
+        Report {
+            medium: Medium::Events,
+            unit_len: 1024,
+            written: 10,
+            elapsed: Duration::from_secs(2),
+            readers: Readers { asked: 1024, late: 0, joined: 1024, stalled: 1, stalled_dropped: 2 },
+            tally,
+            client_cpu: Duration::from_secs(1),
+            server: Some(server),
+            resident_first: 4 << 20,
+            resident_attached: 5 << 20,
+        }
+    }
+
+    #[test]
+    fn figures_are_quotients_of_what_was_counted() {
+        let mut tally = Tally { body_bytes: 4_000_000_000, ..Tally::default() };
+        (1..=1000).for_each(|ms| tally.delivery(ms * 1_000_000, (ms == 1000).then_some(5_000_000)));
+        tally.caught_up(None);
+        tally.caught_up(Some(7_000_000));
+        let report = report(tally);
+        let json = report.to_json();
+        assert_eq!((&json["deliveries_per_second"], &json["gb_per_second"]), (&json!(500.0), &json!(2.0)));
+        assert_eq!((&json["caught_up"], &json["errors"]), (&json!(2), &json!({})));
+        let server = &json["server"];
+        assert_eq!((&server["cpu_us_per_delivery"], &server["cpu_share"]), (&json!(500.0), &json!(0.25)));
+        assert_eq!(server["resident_bytes_per_reader"], 1024.0);
+        assert_eq!(server["resident_max_bytes_per_reader"], 3072.0);
+        assert_eq!(server["resident_growth_bytes"], 2 << 20);
+        assert_eq!(
+            (&json["client"]["cpu_share"], &json["client"]["cpu_us_per_delivery"]),
+            (&json!(0.5), &json!(1000.0))
+        );
+        let of = |what: &str, name: &str| json[what][name].as_f64().unwrap();
+        assert!((989_000.0..991_500.0).contains(&of("latency_us", "p99")));
+        assert!((4_990.0..5_010.0).contains(&of("spread_us", "p50")) && of("catch_up_us", "max") > 6_990.0);
+        let text = report.to_string();
+        assert!(text.contains("500 a second") && text.contains("3 stopped reading, 2 of these"), "{text}");
+    }
+
+    #[test]
+    fn nothing_is_divided_by_zero() {
+        let json = report(Tally::default()).to_json();
+        assert_eq!((&json["server"]["cpu_us_per_delivery"], &json["latency_us"]), (&Value::Null, &Value::Null));
+    }
+
+    #[test]
+    fn what_went_wrong_in_the_warm_up_went_wrong() {
+        let mut warmup = Tally { missing: 0, duplicated: 1, out_of_order: 2, foreign: 3, ..Tally::default() };
+        warmup.failure(Failure::Bytes);
+        warmup.delivery(1, None);
+        let tally = Tally { missing: 4, ..Tally::after_warmup(warmup) };
+        let errors = report(tally).to_json()["errors"].clone();
+        assert_eq!(errors, json!({ "bytes": 1, "duplicated": 1, "out_of_order": 2, "foreign": 3, "missing": 4 }));
+    }
+}
