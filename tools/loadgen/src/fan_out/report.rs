@@ -307,7 +307,7 @@ mod tests {
     use crate::usage::Usage;
 
     fn report(tally: Tally) -> Report {
-        let usage = |ms, mib| Usage { cpu: Duration::from_millis(ms), resident: mib << 20 };
+        let usage = |ms, mib: u64| Usage { cpu: Duration::from_millis(ms), resident: mib << 20 };
         let server =
             ServerUsage { before: usage(100, 5), after: usage(600, 6), resident_max: 7 << 20, resident_peak: 9 << 20 };
         Report {

@@ -9,8 +9,9 @@ use std::time::Duration;
 
 use nix::sys::epoll::{Epoll, EpollEvent, EpollFlags};
 
+use super::Medium;
+use super::run::WRITER;
 use super::stamp::{Pattern, Stamp};
-use super::{Medium, WRITER};
 use crate::reply::ReplyReader;
 use crate::tally::Failure;
 
