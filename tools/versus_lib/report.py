@@ -118,6 +118,7 @@ SCENE_COLUMNS: dict[str, list[Column]] = {
         figure("spread", "spread", 0, 100, " %"),
     ],
     "events": EVENTS_COLUMNS,
+    "events-many": EVENTS_COLUMNS,
     "events-latency": EVENTS_COLUMNS,
     "events-stalled": STALLED_COLUMNS,
     "live-4": LIVE_COLUMNS,
@@ -136,6 +137,7 @@ SCENE_COLUMNS: dict[str, list[Column]] = {
 SCENE_NOTES = {
     "events": "A closed loop: an event is published once every subscriber has the one before, so that neither is ever behind and latency is half the "
     "time of a round. *Resident KiB each*: the growth of VmRSS from before the subscribers came until all were there and idle, and until the end.",
+    "events-many": "The publisher goes on while the events before are still on their way, so that a server may send a subscriber several at once.",
     "events-latency": "Latency is from the moment at which an event was due to its receipt by each subscriber. *Neither busy* here: there is no more to do.",
     "events-stalled": "Those that have stopped read nothing but the head. Each is then sent 6.5 MB, which is more than the kernel queues for it. "
     "Highwater ends the stream of a subscriber that is too far behind (`backlog`, `on_lag`).",

@@ -219,6 +219,7 @@ class FanOut(unittest.TestCase):
         usual, quick = ([work for work in works(fan_out_divisor=divisor) if work.is_fan_out] for divisor in (1, 10))
         self.assertEqual([work.name for work in usual], [work.name for work in quick])
         for one, other in zip(usual, quick):
+            self.assertIn(one.name, report.SCENE_COLUMNS)
             self.assertEqual(one.connections, 10 * other.connections)
             self.assertIn(f"{other.connections:,}", other.title)
             self.assertNotEqual(one.title, other.title)

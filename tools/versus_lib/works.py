@@ -94,6 +94,7 @@ EVENTS_PATH = "/events/topic"
 LIVE_PATH = "/live/video"
 SUBSCRIBERS = 10_000
 SUBSCRIBERS_PACED = 1_000
+IN_FLIGHT = 16
 READERS = 200
 # An event is sent in one piece; so long a one that 400 of them are more than the kernel holds for a reader that has stopped.
 LONG_EVENT, LONG_EVENTS = "16KiB", 400
@@ -101,7 +102,7 @@ LONG_EVENT, LONG_EVENTS = "16KiB", 400
 LIVE_RATES = {4: 10_000, 20: 16_384}
 
 # The names of `fan_out`.
-EVENTS = frozenset({"events", "events-latency", "events-stalled"})
+EVENTS = frozenset({"events", "events-many", "events-latency", "events-stalled"})
 LIVE = frozenset({*(f"live-{rate}" for rate in LIVE_RATES), "live-stalled"})
 FAN_OUT = EVENTS | LIVE
 
@@ -117,6 +118,8 @@ def fan_out(divisor: int = 1) -> list[Work]:
     return [
         Work("events", f"1 KiB events to {many:,} subscribers, each as soon as all have the last",
              (DELIVERIES, CPU_EACH, Figure("resident_bytes_each", "resident bytes of a subscriber", False)), "", many, ("--subscribe",), seconds=3.0),
+        Work("events-many", f"1 KiB events to {many:,} subscribers, up to {IN_FLIGHT} on their way", (DELIVERIES, CPU_EACH), "", many,
+             ("--subscribe", "--in-flight", str(IN_FLIGHT)), seconds=3.0),
         Work("events-latency", f"100 events of 1 KiB a second to {paced:,} subscribers", (P99, CPU_EACH), "", paced,
              ("--subscribe", "--publish-rate", "100"), seconds=3.0),
         Work("events-stalled", f"{LONG_EVENTS} events of 16 KiB to {paced:,} subscribers, of whom half have stopped", (GROWTH, DELIVERIES), "", paced,

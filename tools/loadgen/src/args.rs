@@ -493,7 +493,7 @@ mod tests {
         let events = plan(&["--subscribe", "--events=7", "--stalled-readers=4"]).unwrap();
         let writing = Writing {
             medium: Medium::Events,
-            rate: Rate::Closed,
+            rate: Rate::Closed { in_flight: 1 },
             unit_len: 1024,
             publish_to: None,
             late: 0,
@@ -507,6 +507,9 @@ mod tests {
         assert_eq!((elsewhere.writing.rate, elsewhere.write_address.port()), (Rate::PerSecond(100.0), 2));
         assert_eq!(elsewhere.write_paths[3], "/p/4");
         refuse(&["--subscribe", "--publish-to=http://127.0.0.1:2/p"], "4 paths are read and 1 are written to");
+        let many = plan(&["--subscribe", "--in-flight=16"]).unwrap();
+        assert_eq!(many.writing.rate, Rate::Closed { in_flight: 16 });
+        refuse(&["--subscribe", "--in-flight=2", "--publish-rate=1"], "cannot be used");
         refuse(&["--subscribe", "--live=1kB"], "cannot be used");
         refuse(&["--subscribe", "--stall-after=1"], "cannot be used");
         refuse(&["--subscribe", "--event-size=33"], "from 34 bytes");

@@ -220,6 +220,7 @@ fn every_subscriber_has_every_event() {
     assert_eq!(report["statuses"], json!({ "200": 9 }));
     assert!(report["latency_us"]["p90"].as_f64().unwrap() > 0.0 && report["spread_us"]["max"].as_f64().is_some());
     check_right("/all", &["--publish-rate", "200"], 20);
+    check_right("/all", &["--in-flight", "3"], 20);
     check_right("/cut", &[], 20);
     check_right("/endless", &["--event-size", "100KiB"], 20);
     check_right("/topic/{0..1}", &[], 10);

@@ -38,8 +38,11 @@ pub enum Medium {
 /// When the next unit is due.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Rate {
-    /// As soon as every reader has the one before.
-    Closed,
+    /// As soon as fewer units are on their way to some reader.
+    Closed {
+        /// How many may be.
+        in_flight: usize,
+    },
     /// So many times a second, whether or not anybody keeps up.
     PerSecond(f64),
 }

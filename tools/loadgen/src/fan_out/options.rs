@@ -25,14 +25,18 @@ const UNIT_LEN_MAX: u64 = 64 << 20;
 #[derive(clap::Args, Debug)]
 pub struct Options {
     /// Subscribe to server-sent events: each connection to one of the URLs, in turn. Publish events there, by POST, and check that
-    /// each subscriber has each event of its URL once, in order and byte for byte. Without --publish-rate it is a closed loop: the
-    /// next event follows once every subscriber has the last one. -n is then the number of events.
+    /// each subscriber has each event of its URL once, in order and byte for byte. Without --publish-rate it is a closed loop, see
+    /// --in-flight. -n is then the number of events.
     #[arg(long, conflicts_with = "live", conflicts_with_all = NOT_WITH_READERS)]
     subscribe: bool,
 
     /// Publish so many events a second, whether or not anybody keeps up. Latency counts from the moment at which an event was due.
     #[arg(long, value_name = "R", value_parser = units::per_second, requires = "subscribe")]
     publish_rate: Option<f64>,
+
+    /// The next event is published once fewer than N are on their way to some subscriber.
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..), requires = "subscribe", conflicts_with = "publish_rate")]
+    in_flight: u32,
 
     /// The length of the data of an event.
     #[arg(long, value_name = "SIZE", value_parser = unit_len, default_value = "1KiB", requires = "subscribe")]
@@ -84,7 +88,10 @@ impl Options {
     /// There are more special readers than readers.
     pub fn writing(&self, readers: u32) -> Result<Option<Writing>, String> {
         let (medium, rate, unit_len) = match (self.subscribe, self.live) {
-            (true, _) => (Medium::Events, self.publish_rate.map_or(Rate::Closed, Rate::PerSecond), self.event_size),
+            (true, _) => {
+                let closed = Rate::Closed { in_flight: self.in_flight as usize };
+                (Medium::Events, self.publish_rate.map_or(closed, Rate::PerSecond), self.event_size)
+            }
             (false, Some(rate)) => {
                 let pieces_a_second = rate as f64 / self.piece_size as f64;
                 (Medium::Live, Rate::PerSecond(pieces_a_second), self.piece_size)

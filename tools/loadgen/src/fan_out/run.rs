@@ -198,12 +198,14 @@ impl FanOut {
     /// Writes what is due, if the writer can take it.
     fn write_due(&mut self, first_ns: u64, now: u64) {
         match self.plan.writing.rate {
-            Rate::Closed => {
+            Rate::Closed { in_flight } => {
                 if self.ledger.outstanding() > 0 && self.is_stuck() {
                     self.tally.failure(Failure::Timeout);
                     self.ledger.abandon();
                 }
-                if self.ledger.outstanding() == 0 && self.writer.is_free() {
+                let may_write =
+                    |run: &Self| run.ledger.outstanding() < in_flight && run.ledger.written() < run.plan.units_max;
+                while self.writer.is_free() && may_write(self) {
                     self.write_unit(now);
                 }
             }
@@ -230,7 +232,7 @@ impl FanOut {
     /// How many units were due by `now`.
     fn due_by(&self, first_ns: u64, now: u64) -> u64 {
         match self.plan.writing.rate {
-            Rate::Closed => 0,
+            Rate::Closed { .. } => 0,
             Rate::PerSecond(rate) => {
                 let due = ((now - first_ns) as f64 / 1e9 * rate) as u64;
                 due.min(self.plan.units_max)
