@@ -303,7 +303,7 @@ fn variable(flag: &str) -> String {
 
 /// What `check` prints: a file that gives this configuration, and the memory ceiling as comments below it.
 fn checked(config: &Config) -> String {
-    format!("{}\n{}", config.to_toml(), ceiling(&config.limits.memory_ceiling(config.workers.get())))
+    format!("{}\n{}", config.to_toml(), ceiling(&config.memory_ceiling()))
 }
 
 fn ceiling(ceiling: &MemoryCeiling) -> String {
@@ -619,7 +619,7 @@ mod tests {
         let printed = case.dir.path().join("printed.toml");
         fs::write(&printed, checked(&config)).unwrap();
         assert_eq!(case.resolve("--config @/printed.toml", &[]).unwrap(), config);
-        let auth = config.routes.iter().find_map(|route| route.auth.as_ref()).unwrap();
+        let auth = config.routes.iter().find_map(|route| route.auth.first()).unwrap();
         assert_eq!(auth.tokens.as_deref(), Some(Path::new(&case.path("@/t"))));
         assert_eq!((auth.request_timeout.as_secs(), auth.methods.as_ref().map(Vec::len)), (2, Some(2)));
     }
@@ -629,7 +629,7 @@ mod tests {
         let case = Case::new("[[route]]\nmedia.root = \".\"\nauth.request = \"http://127.0.0.1:9/\"\n");
         let config = case.resolve("@/media --config @/site.toml", &[]).unwrap();
         assert_eq!(media_of(&config).root, case.dir.path().join("media"));
-        assert!(config.routes.len() == 1 && config.routes[0].auth.is_some());
+        assert!(config.routes.len() == 1 && config.routes[0].auth.len() == 1);
     }
 
     #[test]

@@ -45,8 +45,9 @@ pub mod telemetry;
 
 pub use ::http::{Method, StatusCode};
 
-pub use self::config::{AuthConfig, Config, MediaConfig};
+pub use self::config::{AuthConfig, Config, EventsConfig, MediaConfig};
 pub use self::error::Error;
+pub use self::handler::events::{Delivery, Events, Message, Subscription, Topic};
 pub use self::handler::guard::Guard;
 pub use self::handler::media::Media;
 pub use self::http::{Body, BodyReader, Request, Response};
@@ -58,6 +59,7 @@ pub use self::server::{Handle, Server};
 pub mod runtime {
     pub use crate::rt::offload::{NoResult, Offload};
     pub use crate::rt::queue::{Closed, Sender};
+    pub use crate::rt::signal::{Signal, Watch};
     pub use crate::rt::task::JoinHandle;
     pub use crate::rt::timer::{Expired, Timer, sleep};
     pub use crate::rt::{Runtime, yield_now};

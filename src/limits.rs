@@ -163,6 +163,12 @@ impl Limits {
     pub const UPLOAD_METADATA_LEN: usize = 8 << 10;
     /// Uploads that one is put together from; more are answered 413.
     pub const UPLOAD_PARTS: usize = 100;
+    /// Bytes of their addresses together; more are answered 413.
+    pub const UPLOAD_CONCAT_LEN: usize = 32 << 10;
+    /// Bytes of an upload's record that are read: what is kept of it, escaped.
+    pub const UPLOAD_RECORD_LEN: usize = 256 << 10;
+    /// Names that are tried for a file whose name is taken.
+    pub const UPLOAD_NAMES: u32 = 1000;
     /// How many bytes of an upload that can be resumed come before it is written down that they are there: what a killed process
     /// loses of a single request.
     pub const UPLOAD_CHECKPOINT: u64 = 32 << 20;
@@ -170,6 +176,14 @@ impl Limits {
     pub const UPLOAD_TAKEOVER: Duration = Duration::from_secs(10);
     /// How long until a lock that was just given back is asked for again.
     pub const UPLOAD_LOCK_RETRY: Duration = Duration::from_millis(2);
+    /// Topics of one subscription; more are answered 400.
+    pub const SUBSCRIPTION_TOPICS: usize = 64;
+    /// Events of one body that are on their way to the journal at once.
+    pub const EVENTS_UNDER_WAY: usize = 64;
+    /// The longest event or item that may be configured, in bytes: each is in memory whole.
+    pub const EVENT_LEN_MOST: usize = 16 << 20;
+    /// The least that a journal may be bounded to, in bytes.
+    pub const JOURNAL_BYTES_LEAST: u64 = 1 << 20;
     /// Buffers that one upload may have: being filled, and on their way to the disk.
     pub const UPLOAD_BUFFERS_EACH: usize = 2;
     /// How many bytes of an upload make its socket readable, where so many are still to come: fewer are not worth a write.
@@ -229,6 +243,10 @@ impl Limits {
     pub const REQUEST_BYTES: u64 = 8 * KIB;
     /// A file that comes in: its task, which goes on when its client is gone, and what that holds.
     pub const UPLOAD_BYTES: u64 = 8 * KIB;
+    /// A topic of events beside its events: its name, its place, who waits for it.
+    pub const TOPIC_BYTES: u64 = 2 * KIB;
+    /// A queue beside its items.
+    pub const QUEUE_BYTES: u64 = 2 * KIB;
     /// One page's place in a pipe, in the kernel (`struct pipe_buffer`). The page itself is the page cache's.
     pub const PIPE_PAGE_BYTES: u64 = 40;
     /// An entry of the open-file cache: its path, its status, its place in the table.
@@ -290,7 +308,7 @@ impl Limits {
         let send_queue = (self.notsent_lowat() as u64).saturating_mul(2);
         MemoryCeiling {
             workers: workers as u64,
-            process: [
+            process: vec![
                 Term::new("base", 1, Limits::PROCESS_BASE_BYTES),
                 Term::new("access log", 1, self.access_log_buffer as u64),
                 Term::new(
@@ -327,7 +345,7 @@ pub struct MemoryCeiling {
     /// How many workers there are.
     pub workers: u64,
     /// What the process takes once.
-    pub process: [Term; 3],
+    pub process: Vec<Term>,
     /// What each worker takes.
     pub worker: [Term; 12],
     /// What the kernel holds for each worker: for its clients when all have stopped reading, and for its pipes when all have
@@ -364,7 +382,8 @@ pub struct Term {
 }
 
 impl Term {
-    fn new(name: &'static str, count: usize, each: u64) -> Self {
+    /// So many of these.
+    pub(crate) fn new(name: &'static str, count: usize, each: u64) -> Self {
         Term { name, count: count as u64, each }
     }
 

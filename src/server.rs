@@ -10,6 +10,7 @@
 //! and workers share nothing. The admin address is served by the first worker alone. Orders reach a worker through a mailbox
 //! and its wake-up descriptor, and are carried out between two turns.
 
+use std::collections::HashMap;
 use std::io::{self, Write as _};
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
@@ -28,6 +29,7 @@ use crate::driver::slot::{Event, Token};
 use crate::driver::uring::Uring;
 use crate::error::Error;
 use crate::handler::admin::Admin;
+use crate::handler::events::Events;
 use crate::handler::guard::Guard;
 use crate::handler::media::Media;
 use crate::handler::upload::Upload;
@@ -79,7 +81,8 @@ impl Builder {
         let Builder { config, routes: own_routes } = self;
         config.check()?;
         check_kernel()?;
-        let routes = with_configured(&own_routes, &config)?;
+        let mut standing = Standing::default();
+        let routes = with_configured(&own_routes, &config, &mut standing)?;
         let workers = config.workers.get();
         let mut gates: Vec<Vec<Listener>> = (0..workers).map(|_| Vec::new()).collect();
         let mut addresses = Vec::new();
@@ -93,7 +96,7 @@ impl Builder {
         let unix_sockets =
             addresses.iter().chain(admin.as_ref().map(Listener::bound)).filter_map(UnixSocket::of).collect();
         let access_log = start_access_log(&config)?;
-        let metrics = Metrics::new(workers, config.limits.memory_ceiling(workers).bytes(), "uring");
+        let metrics = Metrics::new(workers, config.memory_ceiling().bytes(), "uring");
         if let Some(log) = &access_log {
             metrics.set_access_log(log.clone());
         }
@@ -106,6 +109,7 @@ impl Builder {
             access_log,
             own_routes,
             routes: Mutex::new(routes),
+            standing: Mutex::new(standing),
             config,
         });
         Ok(Server { shared, gates, admin })
@@ -131,6 +135,13 @@ struct Shared {
     /// Those that were added in code, which no configuration takes away.
     own_routes: Routes,
     routes: Mutex<Routes>,
+    standing: Mutex<Standing>,
+}
+
+/// What goes on when the routes are made anew, by the host and the prefix of its route.
+#[derive(Default)]
+struct Standing {
+    events: HashMap<(Option<String>, String), Events>,
 }
 
 /// A socket in the file system, as it was when it was bound.
@@ -303,7 +314,7 @@ impl Handle {
     /// The operator's fault: the new configuration can't be used, and the old one stays.
     pub fn reload(&self, config: &Config) -> Result<(), Error> {
         config.check()?;
-        let routes = with_configured(&self.0.own_routes, config)?;
+        let routes = with_configured(&self.0.own_routes, config, &mut lock(&self.0.standing))?;
         let old = &self.0.config;
         let fixed = [
             ("listen", old.listen == config.listen),
@@ -589,22 +600,37 @@ fn obey_signals(signals: &SigSet, handle: &Handle, reread: &dyn Fn() -> Result<C
     }
 }
 
-fn with_configured(own: &Routes, config: &Config) -> Result<Routes, Error> {
+/// The routes of a configuration beside those of the code. What stands goes on in them, and ends with its route.
+fn with_configured(own: &Routes, config: &Config, standing: &mut Standing) -> Result<Routes, Error> {
     let mut routes = own.clone();
+    let mut stands = Standing::default();
     for route in &config.routes {
+        let place = (route.host.clone(), route.prefix.clone());
         let (handler, cors): (Arc<dyn MakeHandler>, _) = match &route.handler {
             HandlerConfig::Media(media) => (Arc::new(Media::new(media.clone())?), media.sharing()),
             HandlerConfig::Upload(upload) => {
                 let url = upload.url.clone().or_else(|| config.url_of_folder(route.host.as_deref(), &upload.dir));
                 (Arc::new(Upload::new(UploadConfig { url, ..upload.clone() })?), upload.sharing())
             }
+            HandlerConfig::Events(config) => {
+                let events = match standing.events.get(&place) {
+                    Some(events) => events.reconfigured(config.clone())?,
+                    None => Events::new(config.clone())?,
+                };
+                stands.events.insert(place, events.clone());
+                (Arc::new(events), config.sharing())
+            }
+            HandlerConfig::Queue(_) => {
+                return Err(Error::operator("this build has no such handler"));
+            }
         };
-        let handler = match &route.auth {
-            Some(auth) => Arc::new(Guard::around(auth.clone(), handler, cors)?),
-            None => handler,
-        };
+        let guarded = route.auth.iter().try_fold(handler, |handler, auth| {
+            Guard::around(auth.clone(), handler, cors.clone()).map(|guard| Arc::new(guard) as Arc<dyn MakeHandler>)
+        });
+        let handler = guarded?;
         routes.add(route.host.clone(), &route.prefix, handler);
     }
+    *standing = stands;
     Ok(routes)
 }
 

@@ -28,6 +28,35 @@ pub(super) fn sharing(origins: Option<&[String]>, sharing: Sharing) -> Option<Co
     Some(Cors::new(origins, sharing))
 }
 
+/// Gives an enum the names that its values have in the configuration.
+macro_rules! named_values {
+    ($Type:ident, $what:literal, $($value:ident = $name:literal),+) => {
+        impl std::str::FromStr for $Type {
+            type Err = crate::error::Error;
+
+            fn from_str(text: &str) -> Result<Self, crate::error::Error> {
+                match text {
+                    $($name => Ok($Type::$value),)+
+                    other => {
+                        let names = [$($name),+].join(", ");
+                        Err(crate::error::Error::operator(format!("`{other}` is no {}: write one of {names}", $what)))
+                    }
+                }
+            }
+        }
+
+        impl std::fmt::Display for $Type {
+            fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                f.write_str(match self {
+                    $($Type::$value => $name,)+
+                })
+            }
+        }
+    };
+}
+
+pub(super) use named_values;
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -4,6 +4,8 @@
 //! asks for its keys by name. Every reader of a value answers with [`Wrong`], so that a bad unit in an array of a table in a
 //! route is blamed on its own line. Relative paths are taken from the file's directory, as it may be started from anywhere.
 
+mod feeds;
+
 use std::collections::BTreeMap;
 use std::fs;
 use std::num::NonZero;
@@ -62,12 +64,15 @@ pub(super) enum Section {
     Media,
     CacheRule,
     Upload,
+    Events,
+    Queue,
+    Live,
     Auth,
 }
 
 impl Section {
     /// Every section that an operator writes keys in.
-    pub(super) const ALL: [Section; 8] = [
+    pub(super) const ALL: [Section; 11] = [
         Section::Top,
         Section::Server,
         Section::Limits,
@@ -75,6 +80,9 @@ impl Section {
         Section::Media,
         Section::CacheRule,
         Section::Upload,
+        Section::Events,
+        Section::Queue,
+        Section::Live,
         Section::Auth,
     ];
 
@@ -88,6 +96,9 @@ impl Section {
             Section::Media => "media",
             Section::CacheRule => "cache_control",
             Section::Upload => "upload",
+            Section::Events => "events",
+            Section::Queue => "queue",
+            Section::Live => "live",
             Section::Auth => "auth",
         }
     }
@@ -98,7 +109,7 @@ impl Section {
             Section::Top => vec!["server", "limits", "route"],
             Section::Server => vec!["listen", "admin", "workers", "access_log", "log_format", "driver", "send_path"],
             Section::Limits => Limits::SPECS.iter().map(|spec| spec.key).collect(),
-            Section::Route => vec!["host", "prefix", "media", "upload", "auth"],
+            Section::Route => vec!["host", "prefix", "media", "live", "upload", "events", "queue", "auth"],
             Section::Media => {
                 let flags = ["listing", "hidden", "precompressed"];
                 let fields = ["cors", "cache_control", "content_types"];
@@ -112,6 +123,18 @@ impl Section {
                 let bounds = ["file_fields", "file_len", "total_len", "upload_rate", "quota"];
                 naming.into_iter().chain(keeping).chain(bounds).collect()
             }
+            Section::Events => {
+                let history =
+                    ["history_events", "history_bytes", "history_age", "journal", "journal_bytes", "journal_sync"];
+                let bounds = ["memory", "topics", "subscribers", "event_len", "backlog", "on_lag"];
+                history.into_iter().chain(bounds).chain(["heartbeat", "retry", "origins", "credentials"]).collect()
+            }
+            Section::Queue => {
+                let keeping = ["journal", "journal_bytes", "journal_sync"];
+                let bounds = ["memory", "queues", "queue_bytes", "queue_items", "item_len", "lease", "origins"];
+                keeping.into_iter().chain(bounds).collect()
+            }
+            Section::Live => vec!["on_second_encoder", "whole", "name_patterns", "delete", "file_len", "fsync"],
             Section::Auth => vec!["tokens", "signing_keys", "request", "request_timeout", "methods"],
         }
     }
@@ -238,21 +261,27 @@ fn route(value: &Value<'_>, dir: &Path, limits: &Limits) -> Result<RouteConfig, 
     let host = table.leaf("host", |value| checked(value, route::check_host))?;
     let prefix =
         table.leaf("prefix", |value| checked(value, route::check_prefix))?.unwrap_or_else(|| String::from("/"));
-    let media = table.get("media", |value| media(value, dir, limits))?;
-    let upload = table.get("upload", |value| upload(value, dir))?;
-    let handler = match (media, upload) {
-        (Some(media), None) => HandlerConfig::Media(media),
-        (None, Some(upload)) => HandlerConfig::Upload(upload),
-        (None, None) => {
-            let what = "the route has no handler: write media = { root = \"PATH\" } or upload = { dir = \"PATH\" }";
+    let mut handlers = Vec::new();
+    handlers.extend(table.get("media", |value| media(value, dir, limits))?.map(HandlerConfig::Media));
+    handlers.extend(table.get("upload", |value| upload(value, dir))?.map(HandlerConfig::Upload));
+    handlers.extend(table.get("events", |value| feeds::events(value, dir))?.map(HandlerConfig::Events));
+    handlers.extend(table.get("queue", |value| feeds::queue(value, dir))?.map(HandlerConfig::Queue));
+    let live = table.get("live", feeds::live)?;
+    let handler = match (handlers.pop(), handlers.is_empty()) {
+        (Some(handler), true) => handler,
+        (Some(_), false) => return Err(wrong(value, "the route has two handlers: write one [[route]] for each")),
+        (None, _) if live.is_some() => return Err(wrong(value, route::LIVE_WITHOUT_MEDIA)),
+        (None, _) => {
+            let what = "the route has no handler: write media = { root = \"PATH\" }, upload = { dir = \"PATH\" }, \
+                        events = {} or queue = {}";
             return Err(wrong(value, what));
         }
-        (Some(_), Some(_)) => {
-            return Err(wrong(value, "the route has two handlers: write one [[route]] for media and one for upload"));
-        }
     };
-    let auth = table.get("auth", |value| auth(value, dir))?;
-    Ok(RouteConfig { host, prefix, handler, auth })
+    if live.is_some() && !matches!(handler, HandlerConfig::Media(_)) {
+        return Err(wrong(value, route::LIVE_WITHOUT_MEDIA));
+    }
+    let auth = table.get("auth", |value| list(value, |value| auth(value, dir)))?.unwrap_or_default();
+    Ok(RouteConfig { host, prefix, handler, live, auth })
 }
 
 /// A directory that is there, from the file's own one.
@@ -469,8 +498,10 @@ fn syntax(text: &str, error: &toml::de::Error) -> Wrong {
 fn unknown_key(section: Section, key: &str) -> String {
     let keys = section.keys();
     let unknown = format!("unknown key `{key}` in {}", section.name());
-    if let Some(home) = Section::ALL.into_iter().find(|other| other.keys().contains(&key)) {
-        return format!("{unknown}: write it in {}", home.name());
+    let homes: Vec<&str> =
+        Section::ALL.into_iter().filter(|other| other.keys().contains(&key)).map(Section::name).collect();
+    if !homes.is_empty() {
+        return format!("{unknown}: write it in {}", homes.join(" or "));
     }
     let nearest = keys.iter().map(|known| (edit_distance(key, known), *known)).min();
     match nearest {
@@ -591,8 +622,8 @@ mod tests {
         check_refused("[server]\nhigh_water_mark = \"1MiB\"", refusal);
         let refusal = "site.toml:1: unknown key `listen` in the file: write it in [server]";
         check_refused("listen = \"127.0.0.1:1\"", refusal);
-        let refusal = "site.toml:2: unknown key `handler` in [[route]]: write one of host, prefix, media, \
-                       upload, auth";
+        let refusal = "site.toml:2: unknown key `handler` in [[route]]: write one of host, prefix, media, live, \
+                       upload, events, queue, auth";
         check_refused("[[route]]\nhandler = \"media\"", refusal);
         let refusal = "site.toml:3: unknown key `dotfiles` in media: write one of root, index, listing, hidden, \
                        precompressed, cors, cache_control, content_types, limit_rate, limit_rate_address, rate_from, \
@@ -646,7 +677,7 @@ mod tests {
             "[[route]]\nupload = {}",
             "site.toml:2: upload has no dir: write dir = \"PATH\", where files are stored",
         );
-        let refusal = "site.toml:2: the route has two handlers: write one [[route]] for media and one for upload";
+        let refusal = "site.toml:2: the route has two handlers: write one [[route]] for each";
         check_refused("\n[[route]]\nmedia = { root = \"media\" }\nupload = { dir = \"media\" }", refusal);
         let refusal = "site.toml:4: names: `random` is no way to name files: write one of generated, client";
         check_refused(&with("names = \"random\""), refusal);
@@ -672,12 +703,46 @@ mod tests {
     }
 
     #[test]
+    fn a_wrong_feed_is_told_with_its_line() {
+        let refusal =
+            "site.toml:2: live needs the folder that it puts files into: write media = { root = \"PATH\" } beside it";
+        check_refused("\n[[route]]\nlive = {}", refusal);
+        check_refused("\n[[route]]\nupload = { dir = \"media\" }\nlive = {}", refusal);
+        let with = |table: &str, keys: &str| refused(&format!("[[route]]\n[route.{table}]\n{keys}"));
+        #[track_caller]
+        fn check(refusal: String, expected: &str) {
+            assert_eq!(refusal, expected);
+        }
+        check(with("events", "heartbeat = \"999ms\""), "site.toml:3: heartbeat: out of bounds: write 1s to 1h");
+        check(with("events", "event_len = \"17MiB\""), "site.toml:3: event_len: out of bounds: write 1B to 16MiB");
+        check(with("events", "topics = 0"), "site.toml:3: topics: nothing could be done: write at least 1");
+        check(
+            with("events", "journal_bytes = \"1KiB\""),
+            "site.toml:3: journal_bytes: too little for a journal: write at least 1MiB",
+        );
+        let refusal =
+            "site.toml:3: on_lag: `drop` is no answer to a subscriber that is behind: write one of disconnect, skip";
+        check(with("events", "on_lag = \"drop\""), refusal);
+        let refusal = "memory: less than two events: write more, or a smaller event_len";
+        assert!(with("events", "memory = \"1KiB\"").ends_with(refusal));
+        let refusal = "credentials: they need a list of origins: write origins = [\"https://app.example\"]";
+        assert!(with("events", "credentials = true").ends_with(refusal), "s5");
+        assert!(with("events", "credentials = true\norigins = \"*\"").ends_with(refusal), "s5");
+        check(with("queue", "lease = \"25h\""), "site.toml:3: lease: out of bounds: write 100ms to 24h");
+        let refusal = "queue_bytes: less than one item: write more, or a smaller item_len";
+        assert!(with("queue", "queue_bytes = 5").ends_with(refusal));
+        let refusal = "memory: less than two items: write more, or a smaller item_len";
+        assert!(with("queue", "memory = 5").ends_with(refusal));
+        assert!(with("queue", "journal = \"gone/away\"").contains("gone` does not exist: create it"));
+    }
+
+    #[test]
     fn a_wrong_route_is_told_with_its_line() {
         let media = "media = { root = \"media\" }";
         let refusal = "site.toml:2: routes are a list: write [[route]], with two brackets";
         check_refused(&format!("\n[route]\n{media}"), refusal);
-        let refusal =
-            "site.toml:3: the route has no handler: write media = { root = \"PATH\" } or upload = { dir = \"PATH\" }";
+        let refusal = "site.toml:3: the route has no handler: write media = { root = \"PATH\" }, \
+                       upload = { dir = \"PATH\" }, events = {} or queue = {}";
         check_refused(&format!("[[route]]\n{media}\n[[route]]\nprefix = \"/a\""), refusal);
         let refusal = "site.toml:4: an earlier route has prefix `/a` for the same host: write another prefix or host";
         check_refused(&format!("[[route]]\nprefix = \"/a\"\n{media}\n[[route]]\nprefix = \"/a\"\n{media}"), refusal);

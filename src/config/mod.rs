@@ -11,7 +11,10 @@
 mod address;
 mod auth;
 mod check;
+mod events;
 mod file;
+mod live;
+mod queue;
 mod rate;
 mod route;
 mod upload;
@@ -27,12 +30,15 @@ pub use address::ListenAddress;
 pub use auth::{AuthConfig, RequestUrl};
 pub(crate) use auth::{RequestPlace, read_keys};
 pub(crate) use check::check_cors;
+pub use events::{EventsConfig, OnLag};
+pub use live::{LiveConfig, OnSecondEncoder};
+pub use queue::QueueConfig;
 pub use rate::{Factor, RateSource};
 pub use route::{CacheRule, HandlerConfig, MediaConfig, RouteConfig};
 pub use upload::{Fsync, Names, OnConflict, UploadConfig};
 
 use crate::error::Error;
-use crate::limits::Limits;
+use crate::limits::{Limits, MemoryCeiling, Term};
 use crate::proto::target;
 
 /// A server's configuration. Documented for operators in `docs/CONFIG.md`.
@@ -125,11 +131,30 @@ impl Config {
                 let prefix = prefix.map(|segment| target::encode_segment(segment.as_bytes()).to_string());
                 Some(prefix.chain(segments).fold(String::new(), |url, segment| format!("{url}/{segment}")))
             }
-            HandlerConfig::Media(_) | HandlerConfig::Upload(_) => None,
+            _ => None,
         };
         // The shortest is of the root that is nearest.
         let nearest = self.routes.iter().filter_map(path).min_by_key(String::len);
         nearest.map(|url| if url.is_empty() { String::from("/") } else { url })
+    }
+
+    /// The most user memory that this server takes, term by term: what its limits add up to, and what its routes keep.
+    pub fn memory_ceiling(&self) -> MemoryCeiling {
+        let mut ceiling = self.limits.memory_ceiling(self.workers.get());
+        for route in &self.routes {
+            match &route.handler {
+                HandlerConfig::Events(events) => ceiling.process.extend([
+                    Term::new("events", 1, events.memory as u64),
+                    Term::new("topics", events.topics, Limits::TOPIC_BYTES),
+                ]),
+                HandlerConfig::Queue(queue) => ceiling.process.extend([
+                    Term::new("queued items", 1, queue.memory as u64),
+                    Term::new("queues", queue.queues, Limits::QUEUE_BYTES),
+                ]),
+                HandlerConfig::Media(_) | HandlerConfig::Upload(_) => {}
+            }
+        }
+        ceiling
     }
 
     /// This configuration as the file that gives it, complete. Reading it back gives the same configuration, if it passes
@@ -327,15 +352,16 @@ impl Overrides {
         match &self.root {
             Some(root) => {
                 let mut route = RouteConfig::media("/", self.media_at(root)?);
-                // Another folder does not open to everybody what the file guards.
+                // Another folder does not open to everybody what the file guards, and takes what the file lets it take.
                 if let Some(at) = config.routes.iter().position(|other| other.answers_as(&route)) {
-                    route.auth = config.routes.remove(at).auth;
+                    let RouteConfig { auth, live, .. } = config.routes.remove(at);
+                    (route.auth, route.live) = (auth, live);
                 }
                 config.routes.insert(0, route);
             }
             None => config.routes.iter_mut().for_each(|route| match &mut route.handler {
                 HandlerConfig::Media(media) => self.apply_to_media(media),
-                HandlerConfig::Upload(_) => {}
+                HandlerConfig::Upload(_) | HandlerConfig::Events(_) | HandlerConfig::Queue(_) => {}
             }),
         }
         Ok(())
@@ -410,7 +436,8 @@ fn check_admin(config: &Config) -> Result<(), String> {
 fn check_stores(config: &Config) -> Result<(), String> {
     let uploads = config.routes.iter().filter_map(|route| match &route.handler {
         HandlerConfig::Upload(upload) => Some(&upload.dir),
-        HandlerConfig::Media(_) => None,
+        HandlerConfig::Media(media) if route.live.is_some() => Some(&media.root),
+        _ => None,
     });
     for dir in uploads {
         let shows = config.routes.iter().find(|route| {
@@ -460,18 +487,29 @@ mod tests {
             .collect()
     }
 
-    /// What the documentation has to say is this key's default.
-    fn default_of(key: &str) -> String {
-        let mut route = RouteConfig::media("/", MediaConfig::new("/srv"));
-        route.auth = Some(AuthConfig::default());
+    /// A route of each kind, with its defaults.
+    fn routes_of_all_kinds() -> Vec<RouteConfig> {
+        let mut media = RouteConfig::media("/", MediaConfig::new("/srv"));
+        media.live = Some(LiveConfig::default());
+        media.auth = vec![AuthConfig::default()];
         let upload = RouteConfig::upload("/up", UploadConfig::new("/srv"));
-        let config = Config { routes: vec![route, upload], ..Config::default() };
+        let events = RouteConfig::events("/events", EventsConfig::default());
+        vec![media, upload, events, RouteConfig::queue("/queue", QueueConfig::default())]
+    }
+
+    /// What the documentation has to say is this key's default.
+    fn default_of(section: Section, key: &str) -> String {
+        let config = Config { routes: routes_of_all_kinds(), ..Config::default() };
         let written = config.to_toml();
-        let value = written.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix(" = "));
+        let plain = section.name().trim_matches(['[', ']']);
+        let headings = [format!("[{plain}]"), format!("[[{plain}]]"), format!("[route.{plain}]")];
+        let table =
+            written.split("\n\n").find(|table| headings.iter().any(|heading| table.starts_with(heading.as_str())));
+        let value = table.and_then(|table| table.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix(" = ")));
         match (key, value) {
             ("workers", _) => String::from("one for each processor"),
             ("root" | "dir" | "pattern" | "value", _) => String::from("required"),
-            ("media" | "upload", _) => String::from("one handler"),
+            ("media" | "upload" | "events" | "queue", _) => String::from("one handler"),
             ("methods", None) => String::from("all but `OPTIONS`"),
             (_, Some(value)) => format!("`{value}`"),
             (_, None) => String::from("none"),
@@ -485,7 +523,7 @@ mod tests {
             let keys: Vec<&str> = rows.iter().map(|row| row[0].as_str()).collect();
             assert_eq!(keys, section.keys(), "{}", section.name());
             for row in rows.iter().filter(|_| section != Section::Limits) {
-                assert_eq!(row[1], default_of(&row[0]), "the default of {}", row[0]);
+                assert_eq!(row[1], default_of(section, &row[0]), "the default of {}", row[0]);
             }
         }
     }
@@ -501,7 +539,7 @@ mod tests {
     }
 
     #[test]
-    fn the_documentations_example_has_no_unknown_key_and_no_key_has_two_homes() {
+    fn the_documentations_example_has_no_unknown_key_and_no_section_a_key_twice() {
         let (_, rest) = DOCUMENTATION.split_once("```toml\n").unwrap();
         let example = rest.split("```").next().unwrap();
         // Its folders don't exist here; that is the only complaint it may raise.
@@ -512,8 +550,10 @@ mod tests {
         let config = Config::load(Some(&path), &Overrides::default()).unwrap();
         assert_eq!((config.listen.len(), config.routes.len()), (2, 2));
 
-        let all: Vec<&str> = Section::ALL.into_iter().flat_map(Section::keys).collect();
-        assert_eq!(all.iter().collect::<BTreeSet<_>>().len(), all.len(), "an unknown key's home is told by its name");
+        for section in Section::ALL {
+            let keys = section.keys();
+            assert_eq!(keys.iter().collect::<BTreeSet<_>>().len(), keys.len(), "{}", section.name());
+        }
     }
 
     fn served() -> (tempfile::TempDir, Config) {
@@ -611,7 +651,6 @@ mod tests {
         *media(&mut config) = MediaConfig {
             index: Vec::new(),
             listing: true,
-            hidden: false,
             precompressed: false,
             cors: Some(vec!["https://a.example".into(), "http://[::1]:8080".into()]),
             cache_control: vec![CacheRule::new("live/*.ts", "max-age=1, stale-if-error=60")],
@@ -625,12 +664,24 @@ mod tests {
         };
         let (tokens, keys) = (dir.path().join("tokens"), dir.path().join("keys"));
         [&tokens, &keys].into_iter().for_each(|path| std::fs::write(path, "0123456789abcdef").unwrap());
-        config.routes[0].auth = Some(AuthConfig {
-            tokens: Some(tokens),
-            signing_keys: Some(keys),
-            request: Some("http://[::1]:9/check?a=\"b\"".parse().unwrap()),
-            request_timeout: Duration::from_millis(1500),
-            methods: Some(vec![http::Method::POST, http::Method::GET]),
+        let readers = AuthConfig { tokens: Some(tokens.clone()), ..AuthConfig::default() };
+        config.routes[0].auth = vec![
+            readers,
+            AuthConfig {
+                tokens: Some(tokens),
+                signing_keys: Some(keys),
+                request: Some("http://[::1]:9/check?a=\"b\"".parse().unwrap()),
+                request_timeout: Duration::from_millis(1500),
+                methods: Some(vec![http::Method::POST, http::Method::GET]),
+            },
+        ];
+        config.routes[0].live = Some(LiveConfig {
+            on_second_encoder: OnSecondEncoder::TakeOver,
+            whole: Vec::new(),
+            name_patterns: vec!["*.ts".into()],
+            delete: true,
+            file_len: 5,
+            fsync: Fsync::File,
         });
         let upload = UploadConfig {
             url: Some("https://cdn.example/a".into()),
@@ -652,6 +703,38 @@ mod tests {
             ..UploadConfig::new(dir.path())
         };
         config.routes.push(RouteConfig::upload("/up", upload));
+        let events = EventsConfig {
+            history_events: 0,
+            history_bytes: 1,
+            history_age: Duration::from_millis(1),
+            journal: Some(dir.path().join("events")),
+            journal_bytes: 3 << 20,
+            journal_sync: true,
+            memory: 5 << 20,
+            topics: 7,
+            subscribers: 8,
+            event_len: 9,
+            backlog: 10,
+            on_lag: OnLag::Skip,
+            heartbeat: Duration::from_secs(11),
+            retry: Some(Duration::from_millis(1200)),
+            origins: Some(vec!["https://a.example".into()]),
+            credentials: true,
+        };
+        config.routes.push(RouteConfig::events("/events", events));
+        let queue = QueueConfig {
+            journal: Some(dir.path().join("queue")),
+            journal_bytes: 3 << 20,
+            journal_sync: true,
+            memory: 5 << 20,
+            queues: 7,
+            queue_bytes: 1 << 20,
+            queue_items: 8,
+            item_len: 9,
+            lease: Duration::from_millis(1500),
+            origins: Some(vec!["*".into()]),
+        };
+        config.routes.push(RouteConfig::queue("/queue", queue));
         config.check().unwrap();
         check_round_trip(&config);
 

@@ -8,6 +8,9 @@ use std::path::PathBuf;
 
 use super::auth::AuthConfig;
 use super::check::{self, check_cors, check_root};
+use super::events::EventsConfig;
+use super::live::LiveConfig;
+use super::queue::QueueConfig;
 use super::rate::{Factor, RateSource, check_rate};
 use super::upload::UploadConfig;
 use crate::limits::Limits;
@@ -24,9 +27,15 @@ pub struct RouteConfig {
     pub prefix: String,
     /// What answers.
     pub handler: HandlerConfig,
-    /// Who may ask; `None` is everybody.
-    pub auth: Option<AuthConfig>,
+    /// What encoders may put into the folder, where the handler is media; `None` is nothing.
+    pub live: Option<LiveConfig>,
+    /// Who may ask. Each guards its own methods, and all that guard a request's method have to let it pass; none is everybody.
+    pub auth: Vec<AuthConfig>,
 }
+
+/// What is wrong with a route that has encoders but no folder.
+pub(super) const LIVE_WITHOUT_MEDIA: &str =
+    "live needs the folder that it puts files into: write media = { root = \"PATH\" } beside it";
 
 /// What answers a route's requests.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -35,32 +44,56 @@ pub enum HandlerConfig {
     Media(MediaConfig),
     /// A folder that takes uploads.
     Upload(UploadConfig),
+    /// Topics of events.
+    Events(EventsConfig),
+    /// Queues of items.
+    Queue(QueueConfig),
 }
 
 impl RouteConfig {
     /// A folder of files beneath this prefix, for any host.
     pub fn media(prefix: impl Into<String>, media: MediaConfig) -> Self {
-        RouteConfig { host: None, prefix: prefix.into(), handler: HandlerConfig::Media(media), auth: None }
+        RouteConfig::new(prefix, HandlerConfig::Media(media))
     }
 
     /// A folder that takes uploads beneath this prefix, for any host.
     pub fn upload(prefix: impl Into<String>, upload: UploadConfig) -> Self {
-        RouteConfig { host: None, prefix: prefix.into(), handler: HandlerConfig::Upload(upload), auth: None }
+        RouteConfig::new(prefix, HandlerConfig::Upload(upload))
+    }
+
+    /// Topics of events beneath this prefix, for any host.
+    pub fn events(prefix: impl Into<String>, events: EventsConfig) -> Self {
+        RouteConfig::new(prefix, HandlerConfig::Events(events))
+    }
+
+    /// Queues beneath this prefix, for any host.
+    pub fn queue(prefix: impl Into<String>, queue: QueueConfig) -> Self {
+        RouteConfig::new(prefix, HandlerConfig::Queue(queue))
+    }
+
+    fn new(prefix: impl Into<String>, handler: HandlerConfig) -> Self {
+        RouteConfig { host: None, prefix: prefix.into(), handler, live: None, auth: Vec::new() }
     }
 
     pub(super) fn check(&self, limits: &Limits) -> Result<(), String> {
         self.host.as_deref().map_or(Ok(()), check_host).map_err(|wrong| format!("host: {wrong}"))?;
         check_prefix(&self.prefix).map_err(|wrong| format!("prefix: {wrong}"))?;
-        self.auth.as_ref().map_or(Ok(()), AuthConfig::check)?;
+        self.auth.iter().try_for_each(AuthConfig::check)?;
+        self.live.as_ref().map_or(Ok(()), LiveConfig::check)?;
+        if self.live.is_some() && !matches!(self.handler, HandlerConfig::Media(_)) {
+            return Err(String::from(LIVE_WITHOUT_MEDIA));
+        }
         match &self.handler {
             HandlerConfig::Media(media) => media.check().and_then(|()| media.check_rates(limits)),
             HandlerConfig::Upload(upload) => upload.check(),
+            HandlerConfig::Events(events) => events.check(),
+            HandlerConfig::Queue(queue) => queue.check(),
         }
     }
 
     /// Whether a request to it may open a connection to another service.
     pub(crate) fn asks_a_service(&self) -> bool {
-        self.auth.as_ref().is_some_and(|auth| auth.request.is_some())
+        self.auth.iter().any(|auth| auth.request.is_some())
     }
 
     /// Whether both would answer the same requests.

@@ -1,12 +1,9 @@
 //! What an upload route stores, where, and under which policy.
 
-use std::fmt;
 use std::path::PathBuf;
-use std::str::FromStr;
 use std::time::Duration;
 
-use super::check::{self, check_cors, check_root};
-use crate::error::Error;
+use super::check::{self, check_cors, check_root, named_values};
 use crate::limits::Limits;
 use crate::proto::cors::{Cors, Sharing};
 use crate::proto::media_type;
@@ -127,32 +124,6 @@ pub enum Fsync {
     File,
     /// And its name: `file+dir`.
     FileAndDirectory,
-}
-
-macro_rules! named_values {
-    ($Type:ident, $what:literal, $($value:ident = $name:literal),+) => {
-        impl FromStr for $Type {
-            type Err = Error;
-
-            fn from_str(text: &str) -> Result<Self, Error> {
-                match text {
-                    $($name => Ok($Type::$value),)+
-                    other => {
-                        let names = [$($name),+].join(", ");
-                        Err(Error::operator(format!("`{other}` is no {}: write one of {names}", $what)))
-                    }
-                }
-            }
-        }
-
-        impl fmt::Display for $Type {
-            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str(match self {
-                    $($Type::$value => $name,)+
-                })
-            }
-        }
-    };
 }
 
 named_values!(Names, "way to name files", Generated = "generated", Client = "client");

@@ -3,9 +3,13 @@
 //! Written by hand in the order of the documentation. A serializer would sort the keys, and would need a second set of types
 //! that know how a size or an address is spelled.
 
+use std::time::Duration;
+
 use toml::Value;
 
-use super::{AuthConfig, Config, HandlerConfig, MediaConfig, RouteConfig, UploadConfig};
+use super::{
+    AuthConfig, Config, EventsConfig, HandlerConfig, LiveConfig, MediaConfig, QueueConfig, RouteConfig, UploadConfig,
+};
 use crate::limits::{Limits, Unit};
 
 /// Every key that has a value, resolved.
@@ -48,8 +52,15 @@ fn route(out: &mut Writer, route: &RouteConfig) {
     match &route.handler {
         HandlerConfig::Media(media) => self::media(out, media),
         HandlerConfig::Upload(upload) => self::upload(out, upload),
+        HandlerConfig::Events(events) => self::events(out, events),
+        HandlerConfig::Queue(queue) => self::queue(out, queue),
     }
-    if let Some(auth) = &route.auth {
+    if let Some(live) = &route.live {
+        self::live(out, live);
+    }
+    let heading = if route.auth.len() == 1 { "[route.auth]" } else { "[[route.auth]]" };
+    for auth in &route.auth {
+        out.heading(heading);
         self::auth(out, auth);
     }
 }
@@ -74,22 +85,77 @@ fn upload(out: &mut Writer, upload: &UploadConfig) {
     out.key("fsync", string(&upload.fsync.to_string()));
     out.key("sha256", upload.sha256);
     out.key("resumable", upload.resumable);
-    out.key("resumable_expiry", string(&Unit::Time.format(upload.resumable_expiry.as_millis() as u64)));
+    out.key("resumable_expiry", time(upload.resumable_expiry));
     if !upload.file_fields.is_empty() {
         out.key("file_fields", strings(upload.file_fields.iter().cloned()));
     }
-    out.key("file_len", string(&Unit::Bytes.format(upload.file_len)));
-    out.key("total_len", string(&Unit::Bytes.format(upload.total_len)));
+    out.key("file_len", size(upload.file_len));
+    out.key("total_len", size(upload.total_len));
     if let Some(rate) = upload.upload_rate {
         out.key("upload_rate", string(&Unit::Rate.format(rate)));
     }
     if let Some(quota) = upload.quota {
-        out.key("quota", string(&Unit::Bytes.format(quota)));
+        out.key("quota", size(quota));
     }
 }
 
+fn events(out: &mut Writer, events: &EventsConfig) {
+    out.heading("[route.events]");
+    out.key("history_events", events.history_events);
+    out.key("history_bytes", size(events.history_bytes as u64));
+    out.key("history_age", time(events.history_age));
+    if let Some(journal) = &events.journal {
+        out.key("journal", string(&journal.to_string_lossy()));
+    }
+    out.key("journal_bytes", size(events.journal_bytes));
+    out.key("journal_sync", events.journal_sync);
+    out.key("memory", size(events.memory as u64));
+    out.key("topics", events.topics);
+    out.key("subscribers", events.subscribers);
+    out.key("event_len", size(events.event_len as u64));
+    out.key("backlog", size(events.backlog as u64));
+    out.key("on_lag", string(&events.on_lag.to_string()));
+    out.key("heartbeat", time(events.heartbeat));
+    if let Some(retry) = events.retry {
+        out.key("retry", time(retry));
+    }
+    if let Some(origins) = &events.origins {
+        out.key("origins", strings(origins.iter().cloned()));
+    }
+    out.key("credentials", events.credentials);
+}
+
+fn queue(out: &mut Writer, queue: &QueueConfig) {
+    out.heading("[route.queue]");
+    if let Some(journal) = &queue.journal {
+        out.key("journal", string(&journal.to_string_lossy()));
+    }
+    out.key("journal_bytes", size(queue.journal_bytes));
+    out.key("journal_sync", queue.journal_sync);
+    out.key("memory", size(queue.memory as u64));
+    out.key("queues", queue.queues);
+    out.key("queue_bytes", size(queue.queue_bytes));
+    out.key("queue_items", queue.queue_items);
+    out.key("item_len", size(queue.item_len as u64));
+    out.key("lease", time(queue.lease));
+    if let Some(origins) = &queue.origins {
+        out.key("origins", strings(origins.iter().cloned()));
+    }
+}
+
+fn live(out: &mut Writer, live: &LiveConfig) {
+    out.heading("[route.live]");
+    out.key("on_second_encoder", string(&live.on_second_encoder.to_string()));
+    out.key("whole", strings(live.whole.iter().cloned()));
+    if !live.name_patterns.is_empty() {
+        out.key("name_patterns", strings(live.name_patterns.iter().cloned()));
+    }
+    out.key("delete", live.delete);
+    out.key("file_len", size(live.file_len));
+    out.key("fsync", string(&live.fsync.to_string()));
+}
+
 fn auth(out: &mut Writer, auth: &AuthConfig) {
-    out.heading("[route.auth]");
     for (key, path) in [("tokens", &auth.tokens), ("signing_keys", &auth.signing_keys)] {
         if let Some(path) = path {
             out.key(key, string(&path.to_string_lossy()));
@@ -98,8 +164,7 @@ fn auth(out: &mut Writer, auth: &AuthConfig) {
     if let Some(request) = &auth.request {
         out.key("request", string(&request.to_string()));
     }
-    let timeout = u64::try_from(auth.request_timeout.as_millis()).unwrap_or(u64::MAX);
-    out.key("request_timeout", string(&Unit::Time.format(timeout)));
+    out.key("request_timeout", time(auth.request_timeout));
     if let Some(methods) = &auth.methods {
         out.key("methods", strings(methods.iter().map(ToString::to_string)));
     }
@@ -132,7 +197,7 @@ fn media(out: &mut Writer, media: &MediaConfig) {
         out.key("rate_from", string(&source.to_string()));
     }
     out.key("rate_factor", media.rate_factor);
-    out.key("rate_burst", string(&Unit::Bytes.format(media.rate_burst)));
+    out.key("rate_burst", size(media.rate_burst));
 }
 
 #[derive(Default)]
@@ -152,6 +217,16 @@ impl Writer {
     fn key(&mut self, key: &str, value: impl ToString) {
         self.text.push_str(&format!("{key} = {}\n", value.to_string()));
     }
+}
+
+/// Bytes, as a size is written.
+fn size(bytes: u64) -> String {
+    string(&Unit::Bytes.format(bytes))
+}
+
+/// A time, as it is written.
+fn time(time: Duration) -> String {
+    string(&Unit::Time.format(u64::try_from(time.as_millis()).unwrap_or(u64::MAX)))
 }
 
 /// A TOML string, quoted and escaped.

@@ -381,7 +381,7 @@ fn tasks_that_are_shut_down_release_everything(mut stage: Stage) {
             receiving.receive(Expect::Later).await
         })
         .detach();
-    runtime.spawn(async move { polling.hung_up().await }).detach();
+    runtime.spawn(async move { polling.hang_up().await }).detach();
     let worker = runtime.clone();
     runtime
         .spawn(async move {

@@ -417,6 +417,7 @@ impl Sim {
             }
             (Op::Allocate { len, .. }, None) => object.file().borrow_mut().allocate(*len),
             (Op::Sync { .. }, None) => Ok(()),
+            (Op::Link { .. }, _) if world.chance(|faults| faults.no_links) => Err(libc::EPERM),
             (Op::Link { name, .. }, Some(directory)) => {
                 directory.directory().insert_new(name.as_bytes(), Node::File(object.file().clone()))
             }

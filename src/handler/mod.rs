@@ -1,6 +1,7 @@
 //! Handlers: each answers requests of one kind, and none knows another.
 
 pub mod admin;
+pub mod events;
 pub mod guard;
 pub mod media;
 pub mod upload;

@@ -1,16 +1,19 @@
 //! Bodies: those that replies carry, and the pieces of those that requests bring.
 
+use std::num::NonZeroU64;
 use std::ops::{Deref, Range};
 use std::rc::Rc;
 
 use bytes::Bytes;
 use futures_core::Stream;
 use futures_core::stream::LocalBoxStream;
+use futures_util::StreamExt;
 
 use super::pacing::PacedBody;
 use crate::driver::buf::Buf;
 use crate::driver::op::WriteFrom;
 use crate::error::Error;
+use crate::proto::http1::chunked::{CHUNK_END, ChunkHead};
 use crate::proto::range::ByteRange;
 use crate::rt::fs::File;
 use crate::rt::queue;
@@ -27,11 +30,11 @@ pub enum Body {
     File(FileRegion),
     /// Several pieces, one after the other.
     Segments(Vec<Segment>),
-    /// Items as they come. It is polled only when the socket can take more, and each item is sent before the next is asked for.
-    /// An error aborts the reply so that the client can tell.
+    /// Items as they come. Each is sent before the next is asked for, so a client that takes none holds one. An error aborts the
+    /// reply so that the client can tell.
     Stream {
         /// The items; empty ones are passed over.
-        items: LocalBoxStream<'static, Result<Bytes, Error>>,
+        items: LocalBoxStream<'static, Result<Segment, Error>>,
         /// Their length together, in bytes, if it is known; a stream that yields another is aborted.
         len: Option<u64>,
     },
@@ -55,22 +58,97 @@ pub enum Segment {
     Bytes(Bytes),
     /// A region of a file.
     File(FileRegion),
+    /// Bytes that go to many clients.
+    Framed(Framed),
 }
 
 impl Segment {
-    /// Length in bytes.
+    /// Length in bytes, without any framing.
     pub(super) fn len(&self) -> u64 {
         match self {
             Segment::Bytes(bytes) => bytes.len() as u64,
             Segment::File(region) => region.range.len(),
+            Segment::Framed(framed) => framed.data().len() as u64,
         }
+    }
+}
+
+impl From<Bytes> for Segment {
+    fn from(bytes: Bytes) -> Self {
+        Segment::Bytes(bytes)
+    }
+}
+
+impl From<FileRegion> for Segment {
+    fn from(region: FileRegion) -> Self {
+        Segment::File(region)
+    }
+}
+
+impl From<Framed> for Segment {
+    fn from(framed: Framed) -> Self {
+        Segment::Framed(framed)
+    }
+}
+
+/// Bytes with the framing of one chunk around them (RFC 9112 §7.1), made once for all clients that get them: each is a send of
+/// the same memory. Cloning clones the handle.
+#[derive(Clone, Debug)]
+pub struct Framed {
+    chunk: Bytes,
+    /// Where the data begins in the chunk; it ends before the chunk's last line end.
+    data_start: u32,
+}
+
+impl Framed {
+    /// What [`Framed::new`] adds to the data at most, in bytes.
+    pub const OVERHEAD: usize = 20;
+
+    /// One chunk of this data, in memory of its own.
+    ///
+    /// # Panics
+    /// When there is no data: an empty chunk is the end of a body.
+    pub fn new(data: &[u8]) -> Self {
+        Framed::around(data, Bytes::from)
+    }
+
+    /// As [`Framed::new`], with what keeps the bytes, such as a share of a [`super::Budget`] that counts them.
+    ///
+    /// # Panics
+    /// As [`Framed::new`].
+    pub fn around(data: &[u8], keep: impl FnOnce(Vec<u8>) -> Bytes) -> Self {
+        let len = NonZeroU64::new(data.len() as u64).expect("a chunk has data");
+        let head = ChunkHead::new(len);
+        let mut chunk = Vec::with_capacity(head.len() + data.len() + CHUNK_END.len());
+        chunk.extend_from_slice(&head);
+        chunk.extend_from_slice(data);
+        chunk.extend_from_slice(CHUNK_END);
+        Framed { data_start: head.len() as u32, chunk: keep(chunk) }
+    }
+
+    /// The data alone.
+    pub fn data(&self) -> &[u8] {
+        &self.chunk[self.data_start as usize..self.chunk.len() - CHUNK_END.len()]
+    }
+
+    /// The data as the chunk that it is in the chunked coding.
+    pub(super) fn chunk(&self) -> &[u8] {
+        &self.chunk
     }
 }
 
 impl Body {
     /// A body of items of unknown length.
-    pub fn stream(items: impl Stream<Item = Result<Bytes, Error>> + 'static) -> Self {
-        Body::Stream { items: Box::pin(items), len: None }
+    pub fn stream<T: Into<Segment>>(items: impl Stream<Item = Result<T, Error>> + 'static) -> Self {
+        Body::Stream { items: Box::pin(items.map(|item| item.map(Into::into))), len: None }
+    }
+
+    /// A body of items that are so many bytes together; a stream that yields another number is aborted.
+    pub fn sized_stream<T: Into<Segment>>(items: impl Stream<Item = Result<T, Error>> + 'static, len: u64) -> Self {
+        match Body::stream(items) {
+            Body::Stream { items, .. } => Body::Stream { items, len: Some(len) },
+            body => body,
+        }
     }
 
     /// A body and the sender that fills it. The queue between them holds at most `high_water_mark` bytes; over it, the sender
@@ -78,7 +156,7 @@ impl Body {
     pub fn channel(high_water_mark: usize) -> (queue::Sender<Bytes>, Self) {
         let (sender, mut receiver) = queue::bounded(high_water_mark);
         let items = futures_util::stream::poll_fn(move |cx| receiver.poll_next(cx).map(|item| item.map(Ok)));
-        (sender, Body::stream(items))
+        (sender, Body::stream::<Bytes>(items))
     }
 
     /// Length in bytes, if it is known.

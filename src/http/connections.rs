@@ -136,7 +136,7 @@ impl Connections {
 
     /// Accepts no more, closes idle connections, and lets requests under way finish.
     pub fn drain(&self) {
-        self.0.worker.draining.set(true);
+        self.0.worker.begin_to_drain();
         let mut driver = self.0.worker.runtime.driver();
         let slots: Vec<Slot> = self.0.gates.borrow_mut().iter_mut().filter_map(|gate| gate.accept.take()).collect();
         slots.into_iter().for_each(|slot| driver.abandon(slot));

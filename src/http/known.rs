@@ -350,7 +350,7 @@ mod tests {
         let bytes = |len: usize| move || Body::Bytes(vec![0; len].into());
         check(&worker, b"a", bytes(Limits::SMALL_REPLY_LEN), None, true);
         check(&worker, b"b", bytes(Limits::SMALL_REPLY_LEN + 1), None, false);
-        check(&worker, b"c", || Body::stream(futures_util::stream::empty()), None, false);
+        check(&worker, b"c", || Body::stream::<bytes::Bytes>(futures_util::stream::empty()), None, false);
         check(&worker, b"d", || Body::Segments(vec![Segment::Bytes("part".into())]), None, false);
         // Only a descriptor that is asked again says that the head of a file still holds.
         let kind = crate::driver::FileKind::Regular;

@@ -40,10 +40,11 @@ use crate::config::SendPath;
 use crate::limits::Limits;
 use crate::proto::http1::encode;
 use crate::rt::Runtime;
+use crate::rt::signal::{Signal, Watch};
 use crate::telemetry::access_log::AccessLog;
 use crate::telemetry::metrics::WorkerMetrics;
 
-pub use self::body::{Body, Chunk, FileRegion, Segment};
+pub use self::body::{Body, Chunk, FileRegion, Framed, Segment};
 pub use self::budget::{Budget, Share};
 pub(crate) use self::multipart::FormEvent;
 pub use self::multipart::{FormError, Multipart, Part, PartHead};
@@ -128,6 +129,8 @@ pub struct Worker {
     /// Replies to requests that have come before.
     known_replies: KnownReplies,
     draining: Cell<bool>,
+    /// Tells those who would go on for ever that the server drains.
+    drain: Signal,
     date: Cell<(u64, [u8; 29])>,
 }
 
@@ -163,6 +166,7 @@ impl Worker {
             quick,
             send_path,
             draining,
+            drain: Signal::new(),
             date,
         })
     }
@@ -170,6 +174,18 @@ impl Worker {
     /// Whether the server is going away: replies say `Connection: close`.
     pub fn draining(&self) -> bool {
         self.draining.get()
+    }
+
+    /// What changes when the server begins to go away: a reply without an end of its own ends then. Nobody needs to look at it
+    /// where [`Worker::draining`] is true already.
+    pub fn drain_watch(&self) -> Watch {
+        self.drain.watch()
+    }
+
+    /// Begins to go away.
+    fn begin_to_drain(&self) {
+        self.draining.set(true);
+        self.drain.notify();
     }
 
     /// A part of the bytes for hot files, for which known replies make room that do not hold any more.

@@ -74,6 +74,11 @@ struct PacedReply {
 }
 
 impl Throttle {
+    /// Of a body without a pacing.
+    pub(super) fn none() -> Self {
+        Throttle(None)
+    }
+
     /// Parts a body from its pacing.
     pub(super) fn of(body: Body) -> (Body, Self) {
         match body {
@@ -81,7 +86,7 @@ impl Throttle {
                 let PacedBody { body, pacing } = *paced;
                 (body, Throttle(Some(Box::new(PacedReply { pacing, rate: None, allowed: Duration::ZERO }))))
             }
-            body => (body, Throttle(None)),
+            body => (body, Throttle::none()),
         }
     }
 

@@ -5,16 +5,16 @@
 //! | bytes | head and body as one send, joined in a buffer up to `SMALL_REPLY_LEN`, else as two pieces |
 //! | a file region up to `SMALL_REPLY_LEN`, resident | head and body in one buffer, one send |
 //! | a larger region | by the `send_path`, one high water mark a turn (see [`super::region`]) |
-//! | a stream | item by item, each asked for when the socket can take more |
+//! | a stream | item by item, each asked for when the one before has been sent |
 //!
 //! More than a turn goes out corked: the end of every turn would else leave as a packet of its own, which costs an eighth of the
 //! whole. What fits into one turn and is in the page cache is sent with the head at once, without a future.
 
 use std::io;
-use std::pin::pin;
+use std::num::NonZeroU64;
+use std::pin::{Pin, pin};
 use std::task::Poll;
 
-use bytes::Bytes;
 use futures_core::stream::LocalBoxStream;
 use futures_util::StreamExt;
 
@@ -33,7 +33,7 @@ use crate::limits::Limits;
 use crate::proto::http1::chunked::{CHUNK_END, ChunkHead, LAST_CHUNK};
 use crate::proto::http1::encode::Payload;
 use crate::proto::range::ByteRange;
-use crate::rt::net::Socket;
+use crate::rt::net::{HangUp, Socket};
 use crate::rt::yield_now;
 
 /// Items of a stream up to this length are framed in one buffer, in bytes; longer ones go out uncopied.
@@ -66,7 +66,11 @@ pub(super) async fn reply(wire: &Wire, head: &[u8], body: Body, payload: Payload
             wire.worker.note_quick();
             Ok(())
         }
-        Sent::Part(sent) => Box::pin(rest(wire, head, body, payload, sent)).await,
+        Sent::Part(sent) => match body {
+            // On its own, because many may wait at once: it is a part of what a whole reply may take.
+            Body::Stream { items, .. } => Box::pin(stream(wire, head, items, payload)).await,
+            body => Box::pin(rest(wire, head, body, payload, sent)).await,
+        },
     }
 }
 
@@ -215,8 +219,7 @@ fn before(is_last: bool) -> More {
 /// Sends what [`at_once`] did not, waiting for the disk and for the client.
 pub(super) async fn rest(wire: &Wire, head: &[u8], body: Body, payload: Payload, sent: usize) -> Result<(), Unsent> {
     let (body, throttle) = Throttle::of(body);
-    let mut sending =
-        Sending { wire, pace: Pace::new(wire.worker.limits.reply_min_rate, wire.worker.limits.rate_grace), throttle };
+    let mut sending = Sending::new(wire, throttle);
     let (head, of_body) = (&head[sent.min(head.len())..], sent.saturating_sub(head.len()));
     // A buffer that is sent uncopied comes back with the acknowledgement, which a cork would delay.
     let in_turns = wire.worker.send_path != SendPath::SendZc
@@ -232,6 +235,16 @@ pub(super) async fn rest(wire: &Wire, head: &[u8], body: Body, payload: Payload,
     result
 }
 
+/// Sends a head and the items of a stream.
+async fn stream(
+    wire: &Wire,
+    head: &[u8],
+    items: LocalBoxStream<'static, Result<Segment, Error>>,
+    payload: Payload,
+) -> Result<(), Unsent> {
+    Sending::new(wire, Throttle::none()).stream(head, items, payload).await
+}
+
 /// The future's output, or the news that the client has gone meanwhile. Costs nothing for a future that is ready at once.
 pub(super) async fn unless_hung_up<F: Future>(wire: &Wire, future: F) -> Result<F::Output, Broken> {
     let mut future = pin!(future);
@@ -242,8 +255,8 @@ pub(super) async fn unless_hung_up<F: Future>(wire: &Wire, future: F) -> Result<
         }
         // What has come and nobody asked for, such as the next request, waits on the heap.
         wire.input.borrow_mut().spill();
-        let hung_up = hung_up.get_or_insert_with(|| Box::pin(wire.socket.hung_up()));
-        hung_up.as_mut().poll(cx).map(|()| Err(Broken::Gone))
+        let hung_up = hung_up.get_or_insert_with(|| wire.socket.hang_up());
+        Pin::new(hung_up).poll(cx).map(|()| Err(Broken::Gone))
     })
     .await
 }
@@ -254,7 +267,12 @@ struct Sending<'a> {
     throttle: Throttle,
 }
 
-impl Sending<'_> {
+impl<'a> Sending<'a> {
+    fn new(wire: &'a Wire, throttle: Throttle) -> Self {
+        let limits = &wire.worker.limits;
+        Sending { wire, pace: Pace::new(limits.reply_min_rate, limits.rate_grace), throttle }
+    }
+
     /// The head's rest, and the body without its first bytes, which have been sent.
     async fn body(&mut self, head: &[u8], body: Body, of_body: usize, payload: Payload) -> Result<(), Unsent> {
         match body {
@@ -306,6 +324,7 @@ impl Sending<'_> {
             let more = before(index == last);
             match segment {
                 Segment::Bytes(bytes) => self.bytes(&bytes, more).await?,
+                Segment::Framed(framed) => self.bytes(framed.data(), more).await?,
                 Segment::File(region) => self.region(region).await?,
             }
         }
@@ -339,10 +358,12 @@ impl Sending<'_> {
         Ok(())
     }
 
+    /// The items, one after the other. What there is goes out a high water mark a turn, as everything does; while there is
+    /// nothing, one operation waits for the client to leave, however many items come meanwhile.
     async fn stream(
         &mut self,
         head: &[u8],
-        mut items: LocalBoxStream<'static, Result<Bytes, Error>>,
+        mut items: LocalBoxStream<'static, Result<Segment, Error>>,
         payload: Payload,
     ) -> Result<(), Unsent> {
         // The head does not wait for an item that takes its time, and goes along with one that does not.
@@ -351,22 +372,29 @@ impl Sending<'_> {
             Payload::Length(len) => Some(len),
             _ => None,
         };
+        let mut hang_up = None;
+        let mut in_turn = 0;
         loop {
             let at_once = std::future::poll_fn(|cx| Poll::Ready(items.poll_next_unpin(cx))).await;
             let item = match at_once {
                 Poll::Ready(item) => item,
                 Poll::Pending => {
                     self.all(head.take().unwrap_or_default(), More::No).await?;
-                    unless_hung_up(self.wire, items.next()).await?
+                    in_turn = 0;
+                    next_item(self.wire, &mut items, &mut hang_up).await?
                 }
             };
             let Some(item) = item else { break };
             let item = item.map_err(Unsent::Failed)?;
             if let Some(left) = &mut left {
-                *left = left.checked_sub(item.len() as u64).ok_or_else(wrong_length)?;
+                *left = left.checked_sub(item.len()).ok_or_else(wrong_length)?;
             }
+            in_turn += item.len();
             self.item(head.take().unwrap_or_default(), item, payload).await?;
-            self.wire.writable(&mut self.pace).await?;
+            if in_turn >= self.wire.worker.turn_len() {
+                in_turn = 0;
+                yield_now().await;
+            }
         }
         if left.is_some_and(|left| left > 0) {
             return Err(wrong_length());
@@ -376,22 +404,57 @@ impl Sending<'_> {
     }
 
     /// One item, framed, behind what is still owed of the head.
-    async fn item(&mut self, head: &[u8], item: Bytes, payload: Payload) -> Result<(), Unsent> {
-        let chunk_head = std::num::NonZeroU64::new(item.len() as u64).map(ChunkHead::new);
-        let (prefix, suffix): (&[u8], &[u8]) = match (&chunk_head, payload) {
-            (Some(chunk_head), Payload::Chunked) => (chunk_head, CHUNK_END),
-            _ => (&[], &[]),
+    async fn item(&mut self, head: &[u8], item: Segment, payload: Payload) -> Result<(), Unsent> {
+        let len = item.len();
+        let chunk_head = NonZeroU64::new(len).filter(|_| payload == Payload::Chunked).map(ChunkHead::new);
+        let (prefix, suffix): (&[u8], &[u8]) = match &chunk_head {
+            Some(chunk_head) => (chunk_head, CHUNK_END),
+            None => (&[], &[]),
         };
-        if item.len() <= COPIED_ITEM_LEN {
-            self.all(&[head, prefix, &item, suffix].concat(), More::No).await?;
-        } else {
-            self.all(&[head, prefix].concat(), More::Follows).await?;
-            self.all(&item, before(suffix.is_empty())).await?;
-            self.all(suffix, More::No).await?;
+        match item {
+            Segment::File(region) => {
+                self.all(&[head, prefix].concat(), before(len == 0)).await?;
+                // Boxed, because the streams that wait are many and those that read a file just now are few.
+                Box::pin(self.region(region)).await?;
+                // Counts itself.
+                return self.all(suffix, More::No).await;
+            }
+            Segment::Framed(framed) => {
+                self.all(head, before(len == 0)).await?;
+                let bytes = if payload == Payload::Chunked { framed.chunk() } else { framed.data() };
+                self.all(bytes, More::No).await?;
+            }
+            Segment::Bytes(bytes) if bytes.len() <= COPIED_ITEM_LEN => {
+                self.all(&[head, prefix, &bytes, suffix].concat(), More::No).await?;
+            }
+            Segment::Bytes(bytes) => {
+                self.all(&[head, prefix].concat(), More::Follows).await?;
+                self.all(&bytes, before(suffix.is_empty())).await?;
+                self.all(suffix, More::No).await?;
+            }
         }
-        count(self.wire, item.len());
+        count(self.wire, len as usize);
         Ok(())
     }
+}
+
+/// The next item of a stream that had none, or the news that the client has gone. `hang_up` is kept by the caller from item to
+/// item, so that waiting for many of them costs one operation.
+async fn next_item(
+    wire: &Wire,
+    items: &mut LocalBoxStream<'static, Result<Segment, Error>>,
+    hang_up: &mut Option<HangUp>,
+) -> Result<Option<Result<Segment, Error>>, Broken> {
+    // What has come and nobody asked for, such as the next request, waits on the heap.
+    wire.input.borrow_mut().spill();
+    std::future::poll_fn(|cx| {
+        if let Poll::Ready(item) = items.poll_next_unpin(cx) {
+            return Poll::Ready(Ok(item));
+        }
+        let hang_up = hang_up.get_or_insert_with(|| wire.socket.hang_up());
+        Pin::new(hang_up).poll(cx).map(|()| Err(Broken::Gone))
+    })
+    .await
 }
 
 fn count(wire: &Wire, sent: usize) {

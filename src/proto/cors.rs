@@ -3,7 +3,7 @@
 //!
 //! The lists of methods and fields are the route's and not the request's, so a preflight needs no parsing: the browser
 //! compares. The fields go on every reply of the route, errors and 304 too, or a page sees a failure instead of the
-//! status. Credentials are never allowed; with them, `*` would not be either.
+//! status. Credentials are allowed where a route says so, and then `*` is not (S5).
 
 use std::fmt;
 
@@ -80,6 +80,19 @@ impl Sharing {
                   Upload-Metadata, Upload-Concat, Upload-Expires, Upload-Complete, Upload-Limit, Tus-Resumable, \
                   Tus-Version, Tus-Extension, Tus-Max-Size, Tus-Checksum-Algorithm, WWW-Authenticate, Retry-After",
     };
+
+    /// Topics of events. Last-Event-ID is what a client of its own sends; the browser's EventSource needs no leave for it.
+    pub const EVENTS: Sharing = Sharing {
+        request_fields: "Authorization, Content-Type, Cache-Control, Last-Event-ID, Event-ID, Event-Type, Event-Retry, \
+                         Event-Key, X-Requested-With, X-Request-ID",
+        exposed: "Last-Event-ID, Events-Lost, WWW-Authenticate, Retry-After",
+    };
+
+    /// Queues of items.
+    pub const QUEUE: Sharing = Sharing {
+        request_fields: "Authorization, Content-Type, Accept, X-Requested-With, X-Request-ID",
+        exposed: "Queue-Lease, Queue-Attempt, WWW-Authenticate, Retry-After",
+    };
 }
 
 /// Who may use a route from other sites, and for what.
@@ -87,12 +100,29 @@ impl Sharing {
 pub struct Cors {
     origins: Origins,
     sharing: Sharing,
+    credentials: bool,
 }
 
 impl Cors {
     /// The pages of these origins may do this.
     pub fn new(origins: Origins, sharing: Sharing) -> Self {
-        Cors { origins, sharing }
+        Cors { origins, sharing, credentials: false }
+    }
+
+    /// The same, also with the browser's own cookies and logins (S5). Not of every origin: browsers refuse that, and it would let
+    /// any page act as the user.
+    ///
+    /// # Panics
+    /// When the origins are any.
+    #[must_use]
+    pub fn with_credentials(self) -> Self {
+        assert!(self.origins != Origins::Any, "credentials are for listed origins");
+        Cors { credentials: true, ..self }
+    }
+
+    /// The field that lets a page send them and read the reply.
+    fn credentials(&self) -> Option<(&'static str, &'static str)> {
+        self.credentials.then_some(("Access-Control-Allow-Credentials", "true"))
     }
 
     /// The fields that a reply to this request carries, whatever its status.
@@ -101,6 +131,7 @@ impl Cors {
         [
             allowed.map(|origin| ("Access-Control-Allow-Origin", origin)),
             allowed.map(|_| ("Access-Control-Expose-Headers", self.sharing.exposed)),
+            allowed.and_then(|_| self.credentials()),
             self.origins.vary(),
         ]
         .into_iter()
@@ -118,6 +149,7 @@ impl Cors {
             allowed.map(|origin| ("Access-Control-Allow-Origin", origin)),
             allowed.map(|_| ("Access-Control-Allow-Methods", methods)),
             allowed.map(|_| ("Access-Control-Allow-Headers", self.sharing.request_fields)),
+            allowed.and_then(|_| self.credentials()),
             allowed.map(|_| ("Access-Control-Max-Age", MAX_AGE)),
             self.origins.vary(),
         ]

@@ -4,11 +4,16 @@
 //! files and timers keep a handle on it, so that the hot path does not look it up.
 
 pub mod fs;
+#[allow(dead_code, reason = "the handlers that keep one come next")]
+pub mod journal;
 pub mod net;
 pub mod offload;
 pub mod queue;
 mod residency;
+pub mod signal;
 pub mod task;
+#[cfg(test)]
+pub(crate) mod testing;
 pub mod timer;
 pub mod worker;
 
@@ -27,6 +32,7 @@ use crate::driver::slot::{Completion, Owner, Slot};
 
 use self::offload::Offload;
 use self::residency::Residency;
+use self::signal::Relays;
 use self::task::{JoinHandle, Tasks};
 use self::timer::Timers;
 
@@ -45,6 +51,7 @@ pub struct Runtime {
     upload_pool: BufferPool,
     residency: RefCell<Residency>,
     pipe_pool: PipePool,
+    relays: Relays,
     now: Cell<Instant>,
 }
 
@@ -56,6 +63,7 @@ impl Runtime {
             upload_pool: driver.upload_pool().clone(),
             residency: RefCell::new(Residency::new(driver.now())),
             pipe_pool: driver.pipe_pool().clone(),
+            relays: Relays::default(),
             now: Cell::new(driver.now()),
             driver: RefCell::new(driver),
             timers: RefCell::default(),
@@ -69,7 +77,12 @@ impl Runtime {
     /// # Panics
     /// When the thread is no worker.
     pub fn current() -> Rc<Runtime> {
-        CURRENT.with_borrow(|current| current.clone()).expect("called on a worker's thread")
+        Runtime::try_current().expect("called on a worker's thread")
+    }
+
+    /// The runtime of the calling thread, if that is a worker.
+    pub fn try_current() -> Option<Rc<Runtime>> {
+        CURRENT.with_borrow(|current| current.clone())
     }
 
     /// Makes this the calling thread's runtime until the guard is dropped.

@@ -5,11 +5,13 @@ use std::io;
 use std::net::SocketAddr;
 use std::os::fd::{AsRawFd, IntoRawFd, OwnedFd, RawFd};
 use std::path::Path;
+use std::pin::Pin;
 use std::rc::Rc;
+use std::task::{Context, Poll};
 
 use nix::sys::socket::{AddressFamily, Backlog, SockFlag, SockType, SockaddrStorage, UnixAddr, sockopt};
 
-use super::{Descriptor, Runtime};
+use super::{Descriptor, Operation, Runtime};
 use crate::driver::buf::Buf;
 use crate::driver::op::{Closing, Expect, Interest, Op, RemoteAddress};
 use crate::driver::pipe::Pipe;
@@ -136,9 +138,10 @@ impl Socket {
         self.poll_for(Interest::Writable).await;
     }
 
-    /// Waits until the connection is gone: reset, or closed both ways.
-    pub async fn hung_up(&self) {
-        self.poll_for(Interest::HangUp).await;
+    /// Waits until the connection is gone: reset, or closed both ways. It may be kept while others use the socket.
+    pub fn hang_up(&self) -> HangUp {
+        let poll = Op::Poll { socket: self.descriptor.raw, interest: Interest::HangUp };
+        HangUp(self.descriptor.runtime.operate(poll))
     }
 
     /// How many bytes have to have come before the socket counts as readable; 1 is usual.
@@ -176,6 +179,18 @@ impl Socket {
     async fn poll_for(&self, interest: Interest) {
         // A poll that fails names a socket that has failed: the next call on it says how.
         let _ = self.descriptor.runtime.operate(Op::Poll { socket: self.descriptor.raw, interest }).await;
+    }
+}
+
+/// The end of a connection; see [`Socket::hang_up`]. It is dropped before the socket is.
+pub struct HangUp(Operation);
+
+impl Future for HangUp {
+    type Output = ();
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+        // A poll that fails names a socket that has failed.
+        Pin::new(&mut self.0).poll(cx).map(drop)
     }
 }
 

@@ -35,7 +35,7 @@ fn routes() -> Routes {
     let ok = |body| Response::new(StatusCode::OK).with_body(body);
     let bytes = || Body::Bytes(content().into());
     let stream = || {
-        let items: Vec<_> = content().chunks(1000).map(|item| Ok(item.to_vec().into())).collect();
+        let items: Vec<_> = content().chunks(1000).map(|item| Ok(bytes::Bytes::from(item.to_vec()))).collect();
         Body::stream(futures_util::stream::iter(items))
     };
     let rates = AddressRates::new(RATE);

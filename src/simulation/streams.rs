@@ -29,7 +29,7 @@ pub fn routes() -> Routes {
         None,
         "/silence",
         Arc::new(async |_: Request| {
-            Response::new(StatusCode::OK).with_body(Body::stream(futures_util::stream::pending()))
+            Response::new(StatusCode::OK).with_body(Body::stream::<Bytes>(futures_util::stream::pending()))
         }),
     );
     routes
@@ -375,8 +375,8 @@ fn t2_a_stream_that_fails_is_a_reset() {
                 None,
                 path,
                 Arc::new(move |_| async move {
-                    let items = Box::pin(futures_util::stream::iter([item(), item()]));
-                    Response::new(StatusCode::OK).with_body(Body::Stream { items, len: Some(len) })
+                    let items = futures_util::stream::iter([item(), item()]);
+                    Response::new(StatusCode::OK).with_body(Body::sized_stream(items, len))
                 }),
             );
         }

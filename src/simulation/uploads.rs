@@ -102,11 +102,12 @@ fn is_first(_: &str, bytes: &[u8]) -> bool {
     bytes == content(first, LEN)
 }
 
-/// T1, T2: short reads, short writes, writes in any order, with files without a name and where there are none: all is stored.
+/// T1, T2: short reads, short writes, writes in any order, with files without a name, where there are none, and where there are
+/// no links either: all is stored.
 #[test]
 fn u1_uploads_are_byte_exact_on_a_bumpy_kernel() {
-    for no_unnamed_files in [0.0, 1.0] {
-        explore(Faults { no_unnamed_files, ..BUMPY }, |world| {
+    for (no_unnamed_files, no_links) in [(0.0, 0.0), (1.0, 0.0), (1.0, 1.0)] {
+        explore(Faults { no_unnamed_files, no_links, ..BUMPY }, |world| {
             world.limit_space(SPACE);
             let mut server = Server::with_routes(world, tight(), routes(config()));
             let lens = [0, 1, 700, MARK as u64 / 4, LEN];

@@ -329,6 +329,14 @@ worker_metrics! {
     files_stored: Counter;
     /// Bytes of uploads that are kept, in files or in what can be resumed.
     upload_bytes: Counter;
+    /// Clients whose stream of events is open.
+    subscribers: Gauge;
+    /// Events that were published.
+    events_published: Counter;
+    /// Events that were handed to a subscriber's socket.
+    events_delivered: Counter;
+    /// Events that a subscriber was told that it has lost.
+    events_lost: Counter;
     /// Turns of a transfer that had to wait for the disk.
     cold_reads: Counter;
     /// Files that were found open in the cache.

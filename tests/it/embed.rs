@@ -724,7 +724,10 @@ fn t3_a_stream_that_fails_does_not_look_whole() {
             _ => (1, Some(5)),
         };
         let items = futures_util::stream::iter(items.into_iter().take(count));
-        Response::new(StatusCode::OK).with_body(Body::Stream { items: Box::pin(items), len })
+        Response::new(StatusCode::OK).with_body(match len {
+            Some(len) => Body::sized_stream(items, len),
+            None => Body::stream(items),
+        })
     }
     let server = Embedded::start(|builder| builder.route("/stream", stream).route("/alive", alive));
     for query in ["fails", "short", "long"] {

@@ -15,7 +15,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("router", &["http", "proto"]),
     ("handler", &["http", "rt", "driver", "proto", "config", "telemetry", "error", "limits"]),
     ("http", &["rt", "driver", "proto", "config", "telemetry", "error", "limits"]),
-    ("rt", &["driver"]),
+    ("rt", &["driver", "proto"]),
     ("driver", &[]),
     ("proto", &[]),
     ("config", &["proto", "error", "limits"]),

@@ -48,6 +48,8 @@ pub struct Faults {
     pub write_error: f64,
     /// Files without a name can't be made, as on some file systems.
     pub no_unnamed_files: f64,
+    /// A file can't be linked, as on some of these.
+    pub no_links: f64,
     /// A new pipe holds two pages, whatever was asked for.
     pub small_pipes: f64,
     /// An operation that is about to complete does so although it was cancelled.
@@ -70,6 +72,7 @@ impl Faults {
         short_write: 0.0,
         write_error: 0.0,
         no_unnamed_files: 0.0,
+        no_links: 0.0,
         small_pipes: 0.0,
         late_cancel: 0.0,
         max_latency: Duration::ZERO,
@@ -91,6 +94,7 @@ impl Faults {
         short_write: 0.3,
         write_error: 0.0,
         no_unnamed_files: 0.0,
+        no_links: 0.0,
         small_pipes: 0.3,
         late_cancel: 0.5,
         ..Faults::SLOW

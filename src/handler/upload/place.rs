@@ -13,6 +13,7 @@ use http::StatusCode;
 use super::refusal::Refusal;
 use crate::config::{Fsync, OnConflict};
 use crate::driver::op::Taken;
+use crate::limits::Limits;
 use crate::proto::target::NormalPath;
 use crate::proto::upload_name;
 use crate::rt::Runtime;
@@ -20,9 +21,6 @@ use crate::rt::fs::File;
 
 /// The directory for what is not whole and has a name all the same, in the folder for uploads.
 pub(super) const STORE: &str = ".uploads";
-
-/// How many names are tried for a file whose name is taken.
-const MOST_NAMES: u32 = 1000;
 
 /// A file's place in the folder.
 #[derive(Clone, Debug)]
@@ -146,7 +144,7 @@ impl Draft {
                 let mut candidate = name.to_owned();
                 for n in 2.. {
                     match self.link(directory, &candidate).await {
-                        Err(error) if error.kind() == io::ErrorKind::AlreadyExists && n <= MOST_NAMES => {
+                        Err(error) if error.kind() == io::ErrorKind::AlreadyExists && n <= Limits::UPLOAD_NAMES => {
                             candidate = upload_name::numbered(name, n);
                         }
                         result => return result.map(|()| candidate),

@@ -17,10 +17,8 @@ use sha2::digest::common::hazmat::SerializableState;
 use crate::config::Fsync;
 use crate::driver::op::{Taken, WriteFrom};
 use crate::http::Worker;
+use crate::limits::Limits;
 use crate::rt::fs::File;
-
-/// The bytes of a record that are read at most: a head's fields, escaped.
-const MOST_BYTES: usize = 8 << 20;
 
 /// What is known of an upload.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -95,7 +93,7 @@ impl Record {
             if read? == 0 {
                 break;
             }
-            if text.len() + buf.len() > MOST_BYTES {
+            if text.len() + buf.len() > Limits::UPLOAD_RECORD_LEN {
                 return Err(io::ErrorKind::InvalidData.into());
             }
             text.extend_from_slice(&buf);

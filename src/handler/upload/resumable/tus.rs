@@ -187,13 +187,14 @@ async fn append(inbox: &Rc<Inbox>, request: Request, id: &str) -> Result<Respons
 
 /// What is kept of an upload, and how many are open at once for one, is bounded.
 fn check_bounds(creation: &Creation) -> Result<(), Refusal> {
-    let parts = match &creation.concat {
-        Concat::Final(urls) => urls.len(),
-        Concat::None | Concat::Partial => 0,
+    let (parts, parts_len) = match &creation.concat {
+        Concat::Final(urls) => (urls.len(), urls.iter().map(String::len).sum()),
+        Concat::None | Concat::Partial => (0, 0),
     };
-    if creation.metadata.text().len() > Limits::UPLOAD_METADATA_LEN || parts > Limits::UPLOAD_PARTS {
-        let (len, parts) = (Limits::UPLOAD_METADATA_LEN, Limits::UPLOAD_PARTS);
-        let text = format!("Upload-Metadata may have {len} bytes, and Upload-Concat {parts} uploads.");
+    let is_too_much = parts > Limits::UPLOAD_PARTS || parts_len > Limits::UPLOAD_CONCAT_LEN;
+    if is_too_much || creation.metadata.text().len() > Limits::UPLOAD_METADATA_LEN {
+        let (len, parts, parts_len) = (Limits::UPLOAD_METADATA_LEN, Limits::UPLOAD_PARTS, Limits::UPLOAD_CONCAT_LEN);
+        let text = format!("Upload-Metadata may have {len} bytes, Upload-Concat {parts} uploads in {parts_len} bytes.");
         return Err(Refusal::new(StatusCode::PAYLOAD_TOO_LARGE, "LIMIT_METADATA", text));
     }
     Ok(())

@@ -1,0 +1,289 @@
+//! The topics of one route: made when they are first named, published to from any thread, and kept in the journal if there is one.
+//!
+//! Publishing, in this order:
+//! 1. memory for the event, for which older ones of its topic go if need be;
+//! 2. its number, and with it its place behind the others of its topic;
+//! 3. where there is a journal, its record is written; the journal's thread goes on with 4;
+//! 4. it is kept, and the topic's subscribers are told.
+//!
+//! So nobody is sent an event that a kill could take back, and the order is one for all.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use super::TOPIC_LEN;
+use super::archive::Archive;
+use super::history::{Bounds, Kept};
+use super::message::Message;
+use super::position::Position;
+use super::record::{self, HEAD_LEN_MOST, Head};
+use super::refusal::Refusal;
+use super::topic::Topic;
+use crate::config::EventsConfig;
+use crate::error::Error;
+use crate::http::{Budget, Framed, Share};
+use crate::proto::sse::{self, Event};
+use crate::rt::journal::Written;
+
+/// What an event takes in memory beside its lines, in bytes.
+const EVENT_BYTES: usize = 256;
+
+/// The topics, as all workers share them.
+#[derive(Debug)]
+pub(super) struct Hub {
+    topics: Mutex<Topics>,
+    memory: Budget,
+    archive: Option<Archive>,
+}
+
+#[derive(Debug, Default)]
+struct Topics {
+    by_name: HashMap<Arc<str>, Arc<Topic>>,
+    /// The epoch of the topic that was made last; the next one's is later.
+    epoch: u64,
+}
+
+/// What a route says of its topics; another one with each reload.
+#[derive(Debug)]
+pub(super) struct Rules {
+    pub bounds: Bounds,
+    /// Topics at once.
+    pub topics: usize,
+    /// Bytes of an event.
+    pub event_len: usize,
+}
+
+impl Rules {
+    /// Those of a configuration.
+    pub fn of(config: &EventsConfig) -> Self {
+        let bounds = Bounds {
+            events: config.history_events,
+            bytes: config.history_bytes,
+            age_ms: u64::try_from(config.history_age.as_millis()).unwrap_or(u64::MAX),
+            backlog: config.backlog,
+        };
+        Rules { bounds, topics: config.topics, event_len: config.event_len }
+    }
+}
+
+impl Hub {
+    /// No topics but those whose events are in the journal. Reads all of it.
+    ///
+    /// # Errors
+    /// The operator's fault: the journal can't be used.
+    pub fn open(config: &EventsConfig, now_ms: u64) -> Result<Self, Error> {
+        let mut hub = Hub { topics: Mutex::default(), memory: Budget::new(config.memory), archive: None };
+        if let Some(dir) = &config.journal {
+            let rules = Rules::of(config);
+            let archive = Archive::open(dir, config, |head, lines| hub.replay(&head, lines, &rules, now_ms));
+            let archive = archive.map_err(|error| {
+                Error::operator(format!("journal: `{}` can't be used", dir.display())).because(error)
+            })?;
+            hub.archive = Some(archive);
+        }
+        Ok(hub)
+    }
+
+    /// The topic of this name, which is made if need be.
+    pub fn topic(&self, name: &str, rules: &Rules, now_ms: u64) -> Result<Arc<Topic>, Refusal> {
+        check_topic_name(name)?;
+        let mut topics = self.lock();
+        if let Some(topic) = topics.by_name.get(name) {
+            return Ok(topic.clone());
+        }
+        if topics.by_name.len() >= rules.topics {
+            topics.by_name.values().for_each(|topic| topic.trim(now_ms, &rules.bounds));
+            if !topics.forget_longest_unused() {
+                return Err(Refusal::Topics);
+            }
+        }
+        // Microseconds, so that two counts that begin in the same millisecond are told apart, also after a restart.
+        let epoch = (now_ms * 1000).max(topics.epoch + 1);
+        Ok(topics.add(name, epoch))
+    }
+
+    /// The topic of this name, if it is there.
+    pub fn find(&self, name: &str) -> Option<Arc<Topic>> {
+        self.lock().by_name.get(name).cloned()
+    }
+
+    /// Gives up a topic that was never used, whose last subscriber has left.
+    pub fn forget_if_blank(&self, topic: &Topic) {
+        let mut topics = self.lock();
+        if topic.is_blank() {
+            topics.by_name.remove(&topic.name);
+        }
+    }
+
+    /// Publishes an event, and returns where it stands once it is kept.
+    pub async fn publish(
+        &self,
+        topic: &Arc<Topic>,
+        message: Message,
+        rules: &Rules,
+        now_ms: u64,
+    ) -> Result<Position, Refusal> {
+        self.begin(topic, message, rules, now_ms).await?.kept().await
+    }
+
+    /// Gives an event its place behind all that have theirs already. It is kept whether or not that is waited for.
+    pub async fn begin(
+        &self,
+        topic: &Arc<Topic>,
+        message: Message,
+        rules: &Rules,
+        now_ms: u64,
+    ) -> Result<Begun, Refusal> {
+        message.check(rules.event_len)?;
+        let Message { data, id, event, retry, key } = message;
+        let lines = sse::encode(&Event { id: None, event: event.as_deref(), retry, data: Some(&data) });
+        drop(data);
+        let share = self.room_for(topic, lines.len() + EVENT_BYTES, rules, now_ms)?;
+        let Some(archive) = &self.archive else {
+            let _order = topic.in_order();
+            let position = topic.hand_out();
+            topic.keep(kept(position, now_ms, id, key, &lines, share), &rules.bounds);
+            topic.changed.notify();
+            return Ok(Begun { position, written: None });
+        };
+        let record_share = self.room_for(topic, HEAD_LEN_MOST + lines.len(), rules, now_ms)?;
+        let room = archive.room(HEAD_LEN_MOST + lines.len()).await.map_err(Refusal::of_journal)?;
+        let (position, written) = {
+            let _order = topic.in_order();
+            let position = topic.hand_out();
+            let head = head(topic, position, now_ms, id.clone(), key.clone(), false);
+            let record = record_share.of(record::encode(&head, &lines));
+            let kept = kept(position, now_ms, id, key, &lines, share);
+            let (topic, bounds) = (topic.clone(), rules.bounds);
+            let keep = move || {
+                topic.keep(kept, &bounds);
+                topic.changed.notify();
+            };
+            (position, archive.append(room, record, now_ms, keep))
+        };
+        archive.give_up_old(now_ms, rules.bounds.age_ms);
+        Ok(Begun { position, written: Some(written) })
+    }
+
+    /// Ends a topic, once that is written.
+    pub async fn close(&self, topic: &Arc<Topic>, now_ms: u64) -> Result<(), Refusal> {
+        let Some(archive) = &self.archive else {
+            topic.close();
+            return Ok(());
+        };
+        let room = archive.room(HEAD_LEN_MOST).await.map_err(Refusal::of_journal)?;
+        let written = {
+            let _order = topic.in_order();
+            let head = head(topic, topic.hand_out(), now_ms, None, None, true);
+            let closing = topic.clone();
+            archive.append(room, record::encode(&head, b"").into(), now_ms, move || closing.close())
+        };
+        written.await.map(drop).map_err(Refusal::of_journal)
+    }
+
+    /// A share of the memory for so many bytes. Older events of the topic go for it, and in the last resort those of other topics
+    /// that are too old.
+    pub fn room_for(&self, topic: &Topic, bytes: usize, rules: &Rules, now_ms: u64) -> Result<Share, Refusal> {
+        if let Some(share) = self.memory.take(bytes) {
+            return Ok(share);
+        }
+        self.lock().by_name.values().for_each(|topic| topic.trim(now_ms, &rules.bounds));
+        loop {
+            match self.memory.take(bytes) {
+                Some(share) => return Ok(share),
+                None if topic.give_up_oldest() => {}
+                None => return Err(Refusal::Memory),
+            }
+        }
+    }
+
+    /// Takes an event from the journal.
+    fn replay(&self, head: &Head, lines: &[u8], rules: &Rules, now_ms: u64) {
+        let topic = {
+            let mut topics = self.lock();
+            match topics.by_name.get(&*head.topic) {
+                Some(topic) if topic.position().epoch == head.epoch => Some(topic.clone()),
+                // A count that began later takes the place of an earlier one.
+                Some(_) => Some(topics.add(&head.topic, head.epoch)),
+                None if topics.by_name.len() < rules.topics => Some(topics.add(&head.topic, head.epoch)),
+                None => None,
+            }
+        };
+        let Some(topic) = topic else { return };
+        if head.is_end {
+            return topic.close();
+        }
+        let room = self.room_for(&topic, lines.len() + EVENT_BYTES, rules, now_ms);
+        if let (Ok(share), false) = (room, lines.is_empty()) {
+            let kept = kept(head.position(), head.at_ms, head.id.clone(), head.key.clone(), lines, share);
+            topic.keep(kept, &rules.bounds);
+        }
+        topic.trim(now_ms, &rules.bounds);
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Topics> {
+        self.topics.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// An event that has its place, and perhaps is still to be written.
+pub(super) struct Begun {
+    position: Position,
+    written: Option<Written>,
+}
+
+impl Begun {
+    /// Where it stands, once it is kept.
+    pub async fn kept(self) -> Result<Position, Refusal> {
+        if let Some(written) = self.written {
+            written.await.map_err(Refusal::of_journal)?;
+        }
+        Ok(self.position)
+    }
+}
+
+impl Topics {
+    fn add(&mut self, name: &str, epoch: u64) -> Arc<Topic> {
+        self.epoch = self.epoch.max(epoch);
+        let name: Arc<str> = name.into();
+        let topic = Arc::new(Topic::new(name.clone(), epoch));
+        self.by_name.insert(name, topic.clone());
+        topic
+    }
+
+    /// Makes room for another topic; whether that was possible.
+    fn forget_longest_unused(&mut self) -> bool {
+        let unused = self.by_name.values().filter_map(|topic| Some((topic.unused_since()?, topic.name.clone())));
+        let longest = unused.min();
+        longest.is_some_and(|(_, name)| self.by_name.remove(&name).is_some())
+    }
+}
+
+fn kept(position: Position, at_ms: u64, id: Option<String>, key: Option<String>, lines: &[u8], share: Share) -> Kept {
+    let id_line = match &id {
+        Some(id) => format!("id: {id}\n"),
+        None => format!("id: {position}\n"),
+    };
+    let data = [id_line.as_bytes(), lines].concat();
+    let lines = Framed::around(&data, |bytes| share.of(bytes));
+    let (id, key) = (id.map(String::into_boxed_str), key.map(Arc::from));
+    Kept { number: position.number, at_ms, lines, id_line_len: id_line.len(), id, key }
+}
+
+fn head(topic: &Topic, position: Position, at_ms: u64, id: Option<String>, key: Option<String>, is_end: bool) -> Head {
+    let Position { epoch, number } = position;
+    Head { topic: topic.name.to_string(), epoch, number, at_ms, id, key, is_end }
+}
+
+/// Whether a topic can have this name.
+fn check_topic_name(name: &str) -> Result<(), Refusal> {
+    let wrong = |why: &str| Err(Refusal::Malformed(format!("the topic's name {why}")));
+    match name {
+        "" => wrong("is empty"),
+        _ if name.len() > TOPIC_LEN => wrong(&format!("is longer than {TOPIC_LEN} bytes")),
+        _ if name.chars().any(char::is_control) => wrong("has a control character in it"),
+        // By its path it could not be named.
+        _ if name.split('/').any(|segment| matches!(segment, "" | "." | "..")) => wrong("has an empty segment in it"),
+        _ => Ok(()),
+    }
+}
