@@ -252,6 +252,7 @@ def fan_out_table(result: dict) -> list[list[str]]:
 
 FAN_OUT_NOTE = (
     "What is read while it is made. One process of Node, with a `write` to every response (`tools/versus_lib/events.js`, `live.js`); nchan is a module of nginx. "
+    "*floor-send* is a bare loop of send(2), one call for each delivery, most of which the kernel takes, for over loopback the receiving half is done in it too. "
     "One client is the writer and all readers, and takes its share of each latency. It checks that every reader has every event and every piece once, in order "
     "and byte for byte; what is not so is told under *notes*. Ratios above 1.00 are better."
 )

@@ -32,6 +32,8 @@ FLOORS = {
     **dict.fromkeys(("sendfile", "splice"), works.LARGE),
 }
 
+FLOOR_VERSION = "the bench `floor` of this tree"
+
 # What tools/clients installs.
 CLIENTS = REPOSITORY / "target/clients"
 BUSBOY = CLIENTS / "node_modules/busboy/package.json"
@@ -272,6 +274,10 @@ def floor(loop: str) -> Callable[[str, Site], list[str]]:
     return lambda program, site: [program, "serve", loop, "--listen", f"127.0.0.1:{site.port}", "--root", str(site.root)]
 
 
+def fan_out_floor(program: str, site: Site) -> list[str]:
+    return [program, "fan-out", "--listen", f"127.0.0.1:{site.port}"]
+
+
 def kinds(binary: pathlib.Path, floor_binary: pathlib.Path | None, highwater_args: str) -> list[Kind]:
     """Every server that can be named. Without `floor_binary` cargo is asked for it."""
     arguments = shlex.split(highwater_args)
@@ -293,11 +299,12 @@ def kinds(binary: pathlib.Path, floor_binary: pathlib.Path | None, highwater_arg
         Kind("highwater", lambda: own_binary(binary), printed("--version"), highwater_live(arguments), works.LIVE),
         Kind("node", installed("node", "nodejs"), printed("--version"), node_script("events.js"), works.EVENTS),
         Kind("node", installed("node", "nodejs"), printed("--version"), node_script("live.js"), works.LIVE),
+        Kind("floor-send", of_floor, lambda _: FLOOR_VERSION, fan_out_floor, works.EVENTS - {"events-stalled"}),
         Kind("nchan", nginx_with_nchan, nchan_version, nchan, works.EVENTS),
         Kind("lighttpd", installed("lighttpd"), printed("-v"), lighttpd, works.ALL, descriptors_each=2),
         Kind("h2o", installed("h2o"), printed("-v"), h2o, works.LOOPS_ONLY | works.CROWDS),
         Kind("node", installed("node", "nodejs"), printed("--version"), node, works.LOOPS_ONLY),
-        *(Kind(f"floor-{loop}", of_floor, lambda _: "the bench `floor` of this tree", floor(loop), rows) for loop, rows in FLOORS.items()),
+        *(Kind(f"floor-{loop}", of_floor, lambda _: FLOOR_VERSION, floor(loop), rows) for loop, rows in FLOORS.items()),
     ]
 
 
