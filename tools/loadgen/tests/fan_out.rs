@@ -290,6 +290,17 @@ fn a_reader_that_comes_late_catches_up_and_one_that_stops_is_not_waited_for() {
 }
 
 #[test]
+fn a_reader_with_much_to_catch_up_with_is_read_in_turns() {
+    let large = ["--live", "50MB", "--piece-size", "5MB", "-c", "4", "-d", "3s", "--late-readers", "3"];
+    for _ in 0..2 {
+        let report = loadgen("/live/large", &large).report;
+        assert_eq!(report["errors"], json!({}));
+        let written = report["written"].as_u64().unwrap();
+        assert!(written > 10 && report["body_bytes"] == written * 4 * 5_000_000, "{report}");
+    }
+}
+
+#[test]
 fn a_live_body_that_is_cut_or_wrong_is_told() {
     assert_eq!(loadgen("/live/cut", &LIVE).report["errors"], json!({ "truncated": 4 }));
     assert_eq!(loadgen("/live/flipped", &LIVE).report["errors"], json!({ "bytes": 4 }));

@@ -59,6 +59,15 @@ enum Content {
     Pieces(PieceReader),
 }
 
+impl Content {
+    fn new(medium: Medium) -> Self {
+        match medium {
+            Medium::Events => Content::Events(EventReader::default()),
+            Medium::Live => Content::Pieces(PieceReader::default()),
+        }
+    }
+}
+
 /// What one receive call gave.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Received {
@@ -75,9 +84,9 @@ pub enum Received {
 impl Reader {
     /// Of a topic, without a socket yet.
     pub fn new(medium: Medium, topic: u64) -> Self {
-        let (content, reply) = match medium {
-            Medium::Events => (Content::Events(EventReader::default()), ReplyReader::of_endless()),
-            Medium::Live => (Content::Pieces(PieceReader::default()), ReplyReader::default()),
+        let reply = match medium {
+            Medium::Events => ReplyReader::of_endless(),
+            Medium::Live => ReplyReader::default(),
         };
         Reader {
             phase: Phase::Unopened,
@@ -85,7 +94,7 @@ impl Reader {
             stalls: false,
             joined_ns: 0,
             reply,
-            content,
+            content: Content::new(medium),
             socket: None,
         }
     }
@@ -108,6 +117,11 @@ impl Reader {
         self.socket = Some(socket);
         self.phase = Phase::Connecting;
         self.reply.reset();
+        // Of the body of a refusal it has read something too.
+        self.content = match self.content {
+            Content::Events(_) => Content::new(Medium::Events),
+            Content::Pieces(_) => Content::new(Medium::Live),
+        };
         Ok(())
     }
 

@@ -324,7 +324,10 @@ impl FanOut {
         }
         self.events = events;
         for i in std::mem::take(&mut self.unread) {
-            self.receive(i, EpollFlags::EPOLLIN);
+            // An event may have come in between, and with it the end.
+            if self.readers[i].phase == Phase::Following {
+                self.receive(i, EpollFlags::EPOLLIN);
+            }
         }
         self.tick()
     }
@@ -445,10 +448,10 @@ impl FanOut {
         }
         self.items = items;
         match taken {
-            Ok(len) => self.tally.body_bytes += len,
+            Ok(len) if follows => self.tally.body_bytes += len,
             // A body of another status is no stream, and what it says does not matter.
             Err(failure) if follows || self.readers[i].phase == Phase::Asking => self.fail(i, failure),
-            Err(_) => {}
+            Ok(_) | Err(_) => {}
         }
         if self.readers[i].phase == Phase::Following && self.readers[i].is_done() {
             self.ledger.leave(&self.readers[i].progress);
