@@ -5,6 +5,7 @@ use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::mpsc;
 use std::thread;
+use std::time::Duration;
 
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
 
@@ -13,6 +14,8 @@ const REQUEST_LEN_MAX: usize = 64 << 10;
 const FIELDS_MAX: usize = 32;
 const STREAM_HEAD: &[u8] = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n";
 const PUBLISHED: &[u8] = b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n";
+/// A check that stalls fails then.
+const PATIENCE: Duration = Duration::from_secs(20);
 const LISTENER: u64 = u64::MAX;
 
 struct FanOut {
@@ -108,8 +111,10 @@ pub fn check() -> io::Result<()> {
     thread::spawn(move || failed.send(serve(&listener)));
     let mut subscribers = [subscribe(address)?, subscribe(address)?];
     let mut publisher = TcpStream::connect(address)?;
+    publisher.set_read_timeout(Some(PATIENCE))?;
     for data in ["one", "two"] {
-        write!(publisher, "POST / HTTP/1.1\r\nContent-Length: 3\r\n\r\n{data}")?;
+        // In one piece, as it has to come.
+        publisher.write_all(format!("POST / HTTP/1.1\r\nContent-Length: 3\r\n\r\n{data}").as_bytes())?;
         expect(&mut publisher, PUBLISHED)?;
         for subscriber in &mut subscribers {
             expect(subscriber, format!("b\r\ndata: {data}\n\n\r\n").as_bytes())?;
@@ -120,6 +125,7 @@ pub fn check() -> io::Result<()> {
 
 fn subscribe(address: SocketAddr) -> io::Result<TcpStream> {
     let mut stream = TcpStream::connect(address)?;
+    stream.set_read_timeout(Some(PATIENCE))?;
     stream.write_all(b"GET / HTTP/1.1\r\n\r\n")?;
     expect(&mut stream, STREAM_HEAD)?;
     Ok(stream)
