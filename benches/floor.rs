@@ -1,10 +1,11 @@
 //! The floor: what a bare loop of receive, parse and send takes on this machine, on the raw ring, on monoio and on tokio-uring, and
-//! a bare loop of sendfile(2) or splice(2). These are the limits that the server is held against, in the same run.
+//! a bare loop of sendfile(2) or splice(2), and of send(2) to many. These are the limits that the server is held against, in the same run.
 //!
 //! ```sh
 //! cargo bench --bench floor                                                           # all of them side by side
 //! cargo bench --bench floor -- --test                                                 # only whether their bytes are right
 //! cargo bench --bench floor -- serve ring --listen 127.0.0.1:0 --root FOLDER          # one of them, for others to load
+//! cargo bench --bench floor -- fan-out --listen 127.0.0.1:0                           # one event to many
 //! ```
 //!
 //! They are floors and no servers: a request that is split, pipelined, too long or for what is not there ends its connection,
@@ -21,6 +22,8 @@ mod check;
 mod client;
 #[path = "floor/compare.rs"]
 mod compare;
+#[path = "floor/fan_out.rs"]
+mod fan_out;
 #[path = "floor/file.rs"]
 mod file;
 #[path = "floor/http.rs"]
@@ -64,6 +67,12 @@ enum Command {
         #[arg(long, value_name = "FOLDER")]
         root: PathBuf,
     },
+    /// Send what is published to all subscribers until killed.
+    FanOut {
+        /// Port 0: any that is free; the address is printed.
+        #[arg(long, value_name = "ADDRESS:PORT")]
+        listen: SocketAddr,
+    },
 }
 
 /// Which loop.
@@ -99,17 +108,20 @@ fn main() -> Result<(), Box<dyn Error>> {
     let arguments = Arguments::parse();
     match arguments.command {
         Some(Command::Serve { kind, listen, root }) => Ok(serve(kind, listen, &root)?),
+        Some(Command::FanOut { listen }) => Ok(fan_out::serve(&bind(listen)?)?),
         None if arguments.bench && !arguments.test => compare::all(),
-        None => check::all(),
+        None => {
+            check::all()?;
+            fan_out::check().map_err(|error| format!("fan-out: {error}"))?;
+            println!("fan-out: right");
+            Ok(())
+        }
     }
 }
 
 fn serve(kind: Kind, listen: SocketAddr, root: &Path) -> io::Result<()> {
     let site = http::Site::open(root)?;
-    let listener = TcpListener::bind(listen)?;
-    // Accepted sockets inherit it: the end of a reply does not wait for an ACK of what is before it.
-    setsockopt(&listener, sockopt::TcpNoDelay, &true)?;
-    writeln!(io::stdout(), "listening http://{}", listener.local_addr()?)?;
+    let listener = bind(listen)?;
     match kind {
         Kind::Ring => ring::serve(listener, site, ring::Reply::Call),
         Kind::RingSend => ring::serve(listener, site, ring::Reply::Operation),
@@ -118,4 +130,12 @@ fn serve(kind: Kind, listen: SocketAddr, root: &Path) -> io::Result<()> {
         Kind::Monoio => runtimes::monoio(listener, site),
         Kind::TokioUring => runtimes::tokio_uring(listener, site),
     }
+}
+
+fn bind(listen: SocketAddr) -> io::Result<TcpListener> {
+    let listener = TcpListener::bind(listen)?;
+    // Accepted sockets inherit it: the end of a reply does not wait for an ACK of what is before it.
+    setsockopt(&listener, sockopt::TcpNoDelay, &true)?;
+    writeln!(io::stdout(), "listening http://{}", listener.local_addr()?)?;
+    Ok(listener)
 }

@@ -142,7 +142,7 @@ struct Flags {
     /// environment) [default: 127.0.0.1:8080]
     #[arg(long, value_name = "ADDR")]
     listen: Vec<String>,
-    /// Where /metrics and /healthz are answered [default: nowhere]
+    /// Where the dashboard, /metrics and /healthz are answered [default: nowhere]
     #[arg(long, value_name = "ADDR")]
     admin: Option<String>,
     /// Threads, each with its own ring and connections [default: one for each processor]

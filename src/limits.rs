@@ -186,6 +186,18 @@ impl Limits {
     pub const JOURNAL_BYTES_LEAST: u64 = 1 << 20;
     /// Buffers that one upload may have: being filled, and on their way to the disk.
     pub const UPLOAD_BUFFERS_EACH: usize = 2;
+    /// Bytes of a playlist, or whatever else an encoder replaces whole; more are answered 413.
+    pub const LIVE_WHOLE_LEN: u64 = 4 << 20;
+    /// Directories on the way to what an encoder puts; more are answered 400.
+    pub const LIVE_DEPTH: usize = 16;
+    /// Names that encoders have put into one folder lately, of which something is remembered: a playlist's numbers, or that what a
+    /// cache believes is old. Beyond it, those that were used least recently are forgotten: what replaced a file may be served
+    /// up to `open_file_valid` late then.
+    pub const LIVE_NAMES: usize = 512;
+    /// The newest bytes of a live file that are read once for all its readers, at most; more are sent as a region of the file.
+    pub const LIVE_NEWEST_LEN: usize = 16 << 10;
+    /// What such bytes may take in a worker's memory, of all live files of a route, those that slow readers still have included.
+    pub const LIVE_NEWEST_BYTES: u64 = MIB;
     /// How many bytes of an upload make its socket readable, where so many are still to come: fewer are not worth a write.
     pub const RECEIVE_LOW_WATER: usize = 32 << 10;
     /// The most bytes that the disk is asked for ahead of one reader; they are the page cache's.
@@ -225,6 +237,14 @@ impl Limits {
     pub const ADMIN_RESERVE: usize = 8;
     /// Connections over the limit that are still told so, at a time; more are closed without a word.
     pub const TURNED_AWAY: usize = 64;
+    /// Those who may watch the dashboard at once; one more is answered 503.
+    pub const DASHBOARDS: usize = 16;
+    /// Paths that a worker counts to find those that keep it busiest, in a window of time; part of its base.
+    pub const BUSIEST_PATHS: usize = 64;
+    /// Bytes of a path that is counted; a longer one is not.
+    pub const BUSIEST_PATH_LEN: usize = 512;
+    /// The busiest paths that the dashboard shows.
+    pub const BUSIEST_SHOWN: usize = 20;
     /// Workers of one server.
     pub const WORKERS: usize = 1024;
     /// Bytes of the media type of a queue's item; a longer one is answered 400.
@@ -261,6 +281,8 @@ impl Limits {
     pub const TOPIC_BYTES: u64 = 2 * KIB;
     /// A queue beside its items.
     pub const QUEUE_BYTES: u64 = 2 * KIB;
+    /// A name that an encoder has put: its path, and what its playlist says.
+    pub const LIVE_NAME_BYTES: u64 = 2 * KIB;
     /// One page's place in a pipe, in the kernel (`struct pipe_buffer`). The page itself is the page cache's.
     pub const PIPE_PAGE_BYTES: u64 = 40;
     /// An entry of the open-file cache: its path, its status, its place in the table.

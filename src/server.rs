@@ -21,7 +21,7 @@ use std::thread;
 use nix::sched::{CpuSet, sched_getaffinity, sched_setaffinity};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::signal::{SigSet, Signal};
-use nix::unistd::Pid;
+use nix::unistd::{Pid, gettid};
 
 use crate::config::{self, Config, HandlerConfig, ListenAddress, RouteConfig, SendPath, UploadConfig};
 use crate::driver::Setup;
@@ -31,6 +31,7 @@ use crate::error::Error;
 use crate::handler::admin::Admin;
 use crate::handler::events::Events;
 use crate::handler::guard::Guard;
+use crate::handler::live::Live;
 use crate::handler::media::Media;
 use crate::handler::queue::Queue;
 use crate::handler::upload::Upload;
@@ -347,6 +348,8 @@ enum Order {
     Drain,
     /// Take the routes anew.
     Serve,
+    /// Show what has kept the worker busiest.
+    ShowBusiest,
 }
 
 /// Orders that a worker has not seen yet: one of each kind at most, so that it never grows.
@@ -453,7 +456,11 @@ impl WorkerSeat {
         let WorkerSeat { index, listeners, admin, shared, .. } = self;
         let metrics = shared.metrics.worker(index).clone();
         let (limits, send_path) = (shared.config.limits.clone(), shared.config.send_path);
+        metrics.thread.set(u64::from(gettid().as_raw().unsigned_abs()));
         let worker = Worker::new(runtime, limits, metrics, shared.access_log.clone(), send_path);
+        if shared.admin_address.is_some() {
+            worker.count_paths();
+        }
         let connections = Connections::new(&worker);
         let routes = lock(&shared.routes).clone();
         let handler = routes.make(&worker);
@@ -462,7 +469,10 @@ impl WorkerSeat {
             connections.open_gate(listener, handler.clone(), 0);
         }
         if let Some(admin) = admin {
-            let handler = Admin::new(shared.metrics.clone()).make(&worker);
+            let ceiling = shared.config.memory_ceiling();
+            let asked = shared.clone();
+            let ask = move || asked.mailboxes.iter().for_each(|mailbox| mailbox.post(Order::ShowBusiest));
+            let handler = Admin::new(shared.metrics.clone(), ceiling, ask).make(&worker);
             connections.open_gate(admin, handler, Limits::ADMIN_RESERVE);
         }
         let overdue = Timer::new(runtime);
@@ -522,6 +532,7 @@ impl worker::Agent for WorkerAgent {
             match order {
                 Order::Drain => self.drain(),
                 Order::Serve => self.serve_routes(),
+                Order::ShowBusiest => self.shared.metrics.show_busiest(self.index, self.worker.busiest_paths()),
             }
         }
     }
@@ -610,7 +621,15 @@ fn with_configured(own: &Routes, config: &Config, standing: &mut Standing) -> Re
     for route in &config.routes {
         let place = (route.host.clone(), route.prefix.clone());
         let (handler, cors): (Arc<dyn MakeHandler>, _) = match &route.handler {
-            HandlerConfig::Media(media) => (Arc::new(Media::new(media.clone())?), media.sharing()),
+            HandlerConfig::Media(media) => {
+                let places = config.uploads_beneath(route.host.as_deref(), &media.root);
+                let handler: Arc<dyn MakeHandler> = Arc::new(Media::new(media.clone())?.with_uploads(places));
+                let handler = match &route.live {
+                    Some(live) => Arc::new(Live::around(live.clone(), media, handler)?),
+                    None => handler,
+                };
+                (handler, media.sharing())
+            }
             HandlerConfig::Upload(upload) => {
                 let url = upload.url.clone().or_else(|| config.url_of_folder(route.host.as_deref(), &upload.dir));
                 (Arc::new(Upload::new(UploadConfig { url, ..upload.clone() })?), upload.sharing())

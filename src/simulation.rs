@@ -19,6 +19,7 @@ mod guarded;
 mod guest;
 mod known;
 mod left_over;
+mod live;
 mod paced;
 mod queues;
 mod reply;

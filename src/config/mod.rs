@@ -46,7 +46,7 @@ use crate::proto::target;
 pub struct Config {
     /// Where clients connect; every worker accepts on each. Default: `127.0.0.1:8080`.
     pub listen: Vec<ListenAddress>,
-    /// Where `/metrics` and `/healthz` are answered; none by default. Never one of `listen`.
+    /// Where the dashboard, `/metrics` and `/healthz` are answered; none by default. Never one of `listen`.
     pub admin: Option<ListenAddress>,
     /// Threads, each with its own ring, connections and buffers. At most [`Limits::WORKERS`]. Default: one for each
     /// processor that the process may run on.
@@ -124,18 +124,29 @@ impl Config {
     pub(crate) fn url_of_folder(&self, host: Option<&str>, folder: &Path) -> Option<String> {
         let path = |route: &RouteConfig| match &route.handler {
             HandlerConfig::Media(media) if route.host.as_deref() == host => {
-                let beneath = folder.strip_prefix(&media.root).ok()?;
-                let segments =
-                    beneath.iter().map(|segment| target::encode_segment(segment.as_encoded_bytes()).to_string());
-                let prefix = route.prefix.trim_end_matches('/').split('/').skip(1);
-                let prefix = prefix.map(|segment| target::encode_segment(segment.as_bytes()).to_string());
-                Some(prefix.chain(segments).fold(String::new(), |url, segment| format!("{url}/{segment}")))
+                Some(url_beneath(&route.prefix, folder.strip_prefix(&media.root).ok()?))
             }
             _ => None,
         };
         // The shortest is of the root that is nearest.
         let nearest = self.routes.iter().filter_map(path).min_by_key(String::len);
         nearest.map(|url| if url.is_empty() { String::from("/") } else { url })
+    }
+
+    /// Where a host takes uploads that end up beneath this folder.
+    pub(crate) fn uploads_beneath(&self, host: Option<&str>, folder: &Path) -> Vec<UploadPlace> {
+        let place = |route: &RouteConfig| match &route.handler {
+            HandlerConfig::Upload(upload) if route.host.as_deref() == host => {
+                if let Ok(beneath) = folder.strip_prefix(&upload.dir) {
+                    return Some(UploadPlace { folder: Vec::new(), url: url_beneath(&route.prefix, beneath) });
+                }
+                let inside = upload.dir.strip_prefix(folder).ok()?;
+                let folder = inside.as_os_str().as_encoded_bytes().to_vec();
+                Some(UploadPlace { folder, url: url_beneath(&route.prefix, Path::new("")) })
+            }
+            _ => None,
+        };
+        self.routes.iter().filter_map(place).collect()
     }
 
     /// The most user memory that this server takes, term by term: what its limits add up to, and what its routes keep.
@@ -153,6 +164,12 @@ impl Config {
                     // What waits to be written, and the same as it is written.
                     Term::new("queue journal", usize::from(queue.journal.is_some()) * 2, queue.waiting_len() as u64),
                 ]),
+                HandlerConfig::Media(_) if route.live.is_some() => {
+                    ceiling.process.extend([
+                        Term::new("live names", Limits::LIVE_NAMES, Limits::LIVE_NAME_BYTES),
+                        Term::new("newest live bytes", self.workers.get(), Limits::LIVE_NEWEST_BYTES),
+                    ]);
+                }
                 HandlerConfig::Media(_) | HandlerConfig::Upload(_) => {}
             }
         }
@@ -164,6 +181,22 @@ impl Config {
     pub fn to_toml(&self) -> String {
         write::to_toml(self)
     }
+}
+
+/// A folder of a media route whose files, and those beneath it, can be uploaded to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct UploadPlace {
+    /// Its path beneath the route's root, without slashes at its ends; empty for the root.
+    pub folder: Vec<u8>,
+    /// The path that a name of a file in it is added to, encoded and without a slash at its end.
+    pub url: String,
+}
+
+/// A path beneath a route's prefix, encoded; empty for the root of the host.
+fn url_beneath(prefix: &str, beneath: &Path) -> String {
+    let segments = prefix.split('/').filter(|segment| !segment.is_empty()).map(str::as_bytes);
+    let segments = segments.chain(beneath.iter().map(|segment| segment.as_encoded_bytes()));
+    segments.fold(String::new(), |url, segment| format!("{url}/{}", target::encode_segment(segment)))
 }
 
 /// Where the access log goes.
@@ -556,6 +589,23 @@ mod tests {
             let keys = section.keys();
             assert_eq!(keys.iter().collect::<BTreeSet<_>>().len(), keys.len(), "{}", section.name());
         }
+    }
+
+    #[test]
+    fn a_folder_takes_uploads_where_a_route_of_its_host_has_it_or_one_above_or_beneath() {
+        let upload = |prefix: &str, dir: &str| RouteConfig::upload(prefix, UploadConfig::new(dir));
+        let other_host = RouteConfig { host: Some(String::from("a.example")), ..upload("/other", "/srv") };
+        let routes =
+            vec![upload("/", "/srv/media/in/box"), upload("/a b", "/srv"), upload("/no", "/srv/med"), other_host];
+        let config = Config { routes, ..Config::default() };
+        let places = |folder: &str| {
+            let places = config.uploads_beneath(None, Path::new(folder)).into_iter();
+            places.map(|place| (String::from_utf8(place.folder).unwrap(), place.url)).collect::<Vec<_>>()
+        };
+        let of = |folder: &str, url: &str| (String::from(folder), String::from(url));
+        assert_eq!(places("/srv/media"), [of("in/box", ""), of("", "/a%20b/media")]);
+        assert_eq!(places("/srv/media/in/box/c"), [of("", "/c"), of("", "/a%20b/media/in/box/c")]);
+        assert_eq!(places("/elsewhere"), []);
     }
 
     fn served() -> (tempfile::TempDir, Config) {

@@ -138,12 +138,14 @@ pub enum Op {
         /// The name in it.
         name: CString,
     },
-    /// Makes a directory that only this user may enter (mkdirat(2)).
+    /// Makes a directory (mkdirat(2)).
     MakeDirectory {
         /// The directory that it is made in.
         directory: RawFd,
         /// Its name.
         name: CString,
+        /// Who may enter it.
+        mode: DirectoryMode,
     },
     /// Opens a path beneath a directory (openat2 with `RESOLVE_BENEATH`), close-on-exec. A FIFO or a device is not waited for.
     Open {
@@ -286,6 +288,15 @@ pub enum Taken {
     Refuse,
     /// The new one takes its place, in one step.
     Replace,
+}
+
+/// Who may enter a new directory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DirectoryMode {
+    /// This user: what is in it is not whole yet.
+    Private,
+    /// Whom the process's umask lets in.
+    Public,
 }
 
 /// Bytes to write. They are shared, so that nobody can change them while the kernel reads.

@@ -21,7 +21,7 @@ use io_uring::{IoUring, Probe, cqueue, opcode, squeue};
 use self::poll::{Polls, Step};
 use self::zero_copy::Sends;
 use super::buf::{Buf, BufferPool};
-use super::op::{Closing, Expect, Family, Op, Opening, Taken, WriteFrom};
+use super::op::{Closing, DirectoryMode, Expect, Family, Op, Opening, Taken, WriteFrom};
 use super::pipe::{Pipe, PipePool};
 use super::slot::{Owner, Slot, SlotTable};
 use super::{Advice, Driver, DriverCounts, FileStat, More, Setup, SocketOption, Wait, sys};
@@ -38,8 +38,10 @@ const NO_SLOT: u64 = u64::MAX;
 const TEARDOWN: Duration = Duration::from_secs(5);
 /// The mode of a new file, before the process's umask.
 const NEW_FILE: u64 = 0o666;
-/// The mode of a new directory: what is in it is not whole yet.
+/// The mode of a new directory that only this user may enter.
 const PRIVATE_DIRECTORY: libc::mode_t = 0o700;
+/// The mode of any other new directory, before the process's umask.
+const PUBLIC_DIRECTORY: libc::mode_t = 0o777;
 /// Receive only after the socket polls readable (`IORING_RECVSEND_POLL_FIRST`, io_uring_enter(2)).
 const POLL_FIRST: u16 = 1;
 
@@ -160,8 +162,12 @@ impl Uring {
                 opcode::RenameAt::new(from, name.as_ptr(), to, to_name.as_ptr()).flags(flags).build()
             }
             Op::Unlink { directory, name } => opcode::UnlinkAt::new(Fd(*directory), name.as_ptr()).build(),
-            Op::MakeDirectory { directory, name } => {
-                opcode::MkDirAt::new(Fd(*directory), name.as_ptr()).mode(PRIVATE_DIRECTORY).build()
+            Op::MakeDirectory { directory, name, mode } => {
+                let mode = match mode {
+                    DirectoryMode::Private => PRIVATE_DIRECTORY,
+                    DirectoryMode::Public => PUBLIC_DIRECTORY,
+                };
+                opcode::MkDirAt::new(Fd(*directory), name.as_ptr()).mode(mode).build()
             }
             Op::SendZeroCopy { socket, buf, from } => {
                 let bytes = &buf[*from..];

@@ -103,7 +103,7 @@ impl Handler for Guarded {
             return self.handler.call(request);
         }
         let refusal = match self.policy.check(&request, &self.worker) {
-            Ok(()) => return unrepeated(self.handler.call(request)),
+            Ok(()) => return self.handler.call(request).unrepeated(),
             Err(refusal) => refusal,
         };
         if self.policy.service.is_none() {
@@ -114,19 +114,8 @@ impl Handler for Guarded {
             if let Err(refusal) = policy.ask(&request, &worker).await {
                 return policy.share(&request, *refusal);
             }
-            match unrepeated(handler.call(request)) {
-                Answer::Now(response) => response,
-                Answer::Later(future) => future.await,
-            }
+            handler.call(request).unrepeated().response().await
         }))
-    }
-}
-
-/// The same answer, which holds for nobody else.
-fn unrepeated(answer: Answer) -> Answer {
-    match answer {
-        Answer::Now(response) => response.which_holds(None).into(),
-        Answer::Later(future) => Answer::Later(Box::pin(async { future.await.which_holds(None) })),
     }
 }
 

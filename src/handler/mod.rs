@@ -3,6 +3,7 @@
 pub mod admin;
 pub mod events;
 pub mod guard;
+pub mod live;
 pub mod media;
 pub mod queue;
 pub mod upload;

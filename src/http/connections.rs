@@ -313,6 +313,7 @@ impl Connections {
             Repeated::Whole => {
                 worker.metrics.known_replies.increment();
                 worker.count_answer(known.status);
+                worker.note_answered_in_turn();
                 worker.note_quick();
                 // Before the next receive, which may need just this buffer.
                 drop(request);
@@ -407,6 +408,11 @@ impl Seat {
     /// The number of the gate through which the connection came.
     pub(super) fn gate(&self) -> usize {
         self.connections.0.records.borrow()[self.key].gate
+    }
+
+    /// Whether it came through a gate for those who run the server, not for those whom it serves.
+    pub(super) fn is_operators(&self) -> bool {
+        self.connections.0.gates.borrow()[self.gate()].reserve > 0
     }
 
     /// What serves this connection's next request.

@@ -180,6 +180,11 @@ impl<'a> Account<'a> {
         wire.worker.metrics.transfers.increment();
         wire.body_sent.set(0);
         wire.first_byte.set(None);
+        // What brings a body is as slow as its client is to send it.
+        let has_body = !matches!(wire.incoming.borrow().framing, BodyState::Done);
+        wire.asked_at.set((!has_body).then(|| wire.runtime().now()));
+        let counted = head.filter(|head| matches!(head.method, Method::GET | Method::HEAD) && !seat.is_operators());
+        *wire.path.borrow_mut() = counted.and_then(|head| wire.worker.counted_path(head.path()));
         let logging = wire.worker.access_log.is_some();
         Account {
             wire,
@@ -212,6 +217,11 @@ impl<'a> Account<'a> {
     fn answer(&mut self, head: &ResponseHead) {
         self.status = head.status.as_u16();
         self.wire.worker.count_answer(self.status);
+        if self.status < 400 {
+            self.wire.worker.count_path(self.wire.path.borrow().as_ref(), 1, 0);
+        } else {
+            self.wire.path.take();
+        }
         if self.logged.is_some() {
             self.range = head.get("Content-Range").map(<[u8]>::to_vec);
         }
@@ -348,7 +358,9 @@ async fn reply(wire: &Rc<Wire>, account: &mut Account<'_>, response: Response) -
     if let (Some(asked), Some(holds)) = (wire.asked.take(), &holds)
         && (persistence == Persistence::KeepAlive || account.was_last() && is_small(&body))
     {
-        let reply = Reply { status: account.status, head: &bytes, body: &body, persistence, holds };
+        let path = wire.path.borrow();
+        let (status, path) = (account.status, path.as_ref());
+        let reply = Reply { status, head: &bytes, body: &body, persistence, path, holds };
         wire.worker.known_replies.keep(&wire.worker, account.seat.gate(), *asked, &reply);
     }
     // What many streams wait beside is no more than they need.
@@ -379,6 +391,11 @@ async fn finish(wire: &Rc<Wire>, seat: &Seat, begun: Begun) -> Next {
     let mut account = Account::open(wire, seat, None);
     account.status = known.status;
     wire.worker.count_answer(known.status);
+    wire.worker.count_path(known.path.as_ref(), 1, 0);
+    wire.path.borrow_mut().clone_from(&known.path);
+    if sent > 0 {
+        wire.note_first_byte();
+    }
     let (head, behind) = known.bytes().split_at(known.head_len());
     let body = region.map_or_else(|| Body::Bytes(Bytes::copy_from_slice(behind)), Body::File);
     let payload = Payload::Length(body.len().unwrap_or(0));

@@ -26,6 +26,7 @@ use crate::limits::Limits;
 use crate::proto::http1::encode::Persistence;
 use crate::proto::range::ByteRange;
 use crate::rt::fs::File;
+use crate::telemetry::busiest::CountedPath;
 
 /// The known replies of one worker.
 pub(super) struct KnownReplies {
@@ -56,6 +57,8 @@ pub(super) struct Known {
     /// The head, and the body where that is bytes.
     bytes: Vec<u8>,
     region: Option<Region>,
+    /// What its requests and bytes are counted by, if they are.
+    pub(super) path: Option<Rc<CountedPath>>,
     until: Instant,
     _share: Share,
 }
@@ -137,7 +140,7 @@ impl KnownReplies {
         if asked.forgotten != self.forgotten.get() {
             return;
         }
-        let Reply { status, head, body, persistence, holds } = *reply;
+        let Reply { status, head, body, persistence, path, holds } = *reply;
         let (body, region): (&[u8], _) = match (body, &holds.stat) {
             // What a head alone says of a file would not be looked at again.
             (Body::Empty, None) => (&[], None),
@@ -149,12 +152,13 @@ impl KnownReplies {
             }
             _ => return,
         };
-        let Some(share) = worker.hot_share(asked.request.len() + head.len() + body.len()) else { return };
+        let path_len = path.map_or(0, |path| path.text_len());
+        let Some(share) = worker.hot_share(asked.request.len() + head.len() + body.len() + path_len) else { return };
         let Asked { request, hash, .. } = asked;
         let until = holds.until.min(end_of_second(worker));
         let bytes = [head, body].concat();
-        let known =
-            Known { gate, request, status, persistence, head_len: head.len(), bytes, region, until, _share: share };
+        let (head_len, path) = (head.len(), path.cloned());
+        let known = Known { gate, request, status, persistence, head_len, bytes, region, path, until, _share: share };
         self.places.borrow_mut()[place(hash)].known = Some(Rc::new(known));
         self.next_expiry.set(Some(self.next_expiry.get().map_or(until, |expiry| expiry.min(until))));
     }
@@ -183,6 +187,7 @@ pub(super) struct Reply<'a> {
     pub(super) head: &'a [u8],
     pub(super) body: &'a Body,
     pub(super) persistence: Persistence,
+    pub(super) path: Option<&'a Rc<CountedPath>>,
     pub(super) holds: &'a Holds,
 }
 
@@ -265,8 +270,8 @@ mod tests {
         worker.date();
         if let Lookup::Unknown(Some(asked)) = look_up(worker, request) {
             let holds = Holds { until: worker.runtime.now() + time, stat };
-            let reply =
-                Reply { status: 200, head: HEAD, body: &body, persistence: Persistence::KeepAlive, holds: &holds };
+            let persistence = Persistence::KeepAlive;
+            let reply = Reply { status: 200, head: HEAD, body: &body, persistence, path: None, holds: &holds };
             worker.known_replies.keep(worker, 0, *asked, &reply);
         }
     }

@@ -15,19 +15,23 @@ pub mod body;
 mod budget;
 pub(crate) mod client;
 pub(crate) mod connections;
+mod draft;
 mod exchange;
 mod known;
 mod multipart;
 mod pace;
 mod pacing;
+pub(crate) mod page;
 mod reader;
+mod refusal;
 mod region;
 mod request;
 mod response;
 mod send;
+mod sink;
 mod wire;
 
-use std::cell::Cell;
+use std::cell::{Cell, OnceCell, RefCell};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -42,17 +46,21 @@ use crate::proto::http1::encode;
 use crate::rt::Runtime;
 use crate::rt::signal::{Signal, Watch};
 use crate::telemetry::access_log::AccessLog;
+use crate::telemetry::busiest::{BusiestPaths, BusyPath, CountedPath};
 use crate::telemetry::metrics::WorkerMetrics;
 
 pub use self::body::{Body, Chunk, FileRegion, Framed, Segment};
 pub use self::budget::{Budget, Share};
+pub(crate) use self::draft::{Draft, STORE, Target, check_fields, hex, look_up, open_store, random, random_name};
 pub(crate) use self::multipart::FormEvent;
 pub use self::multipart::{FormError, Multipart, Part, PartHead};
 pub use self::pacing::{AddressRates, AddressShare, PacedBody, Pacing};
 pub use self::reader::BodyReader;
 pub(crate) use self::reader::ClientEnd;
+pub(crate) use self::refusal::Refusal;
 pub use self::request::Request;
 pub use self::response::{Holds, Response};
+pub(crate) use self::sink::Sink;
 
 /// Answers requests on one worker.
 pub trait Handler {
@@ -67,6 +75,25 @@ pub enum Answer {
     /// The reply when it is ready. The future need not be `Send`: it stays on its thread. Dropping it is how a handler learns
     /// that the client is gone.
     Later(LocalBoxFuture<'static, Response>),
+}
+
+impl Answer {
+    /// The same answer, which is never repeated to the same request without asking the handler again.
+    #[must_use]
+    pub fn unrepeated(self) -> Self {
+        match self {
+            Answer::Now(response) => response.which_holds(None).into(),
+            Answer::Later(future) => Answer::Later(Box::pin(async { future.await.which_holds(None) })),
+        }
+    }
+
+    /// The reply, when it is ready.
+    pub async fn response(self) -> Response {
+        match self {
+            Answer::Now(response) => response,
+            Answer::Later(future) => future.await,
+        }
+    }
 }
 
 impl From<Response> for Answer {
@@ -127,6 +154,10 @@ pub struct Worker {
     pub auth_requests: Budget,
     /// When a reply last went out whole at once.
     quick: Cell<Option<Instant>>,
+    /// The paths that keep it busiest, where somebody may want to know.
+    busiest: OnceCell<RefCell<BusiestPaths>>,
+    /// Known replies of this turn, whose time to the first byte is not counted yet.
+    answered_in_turn: Cell<u64>,
     /// Replies to requests that have come before.
     known_replies: KnownReplies,
     draining: Cell<bool>,
@@ -153,6 +184,7 @@ impl Worker {
         let draining = Cell::new(false);
         let known_replies = KnownReplies::new();
         let quick = Cell::new(None);
+        let (busiest, answered_in_turn) = (OnceCell::new(), Cell::new(0));
         Rc::new(Worker {
             runtime,
             limits,
@@ -163,6 +195,8 @@ impl Worker {
             forms,
             uploads,
             auth_requests,
+            busiest,
+            answered_in_turn,
             known_replies,
             quick,
             send_path,
@@ -205,6 +239,46 @@ impl Worker {
         }
     }
 
+    /// From now on, requests are counted by their paths: costs a look-up for each.
+    pub(crate) fn count_paths(&self) {
+        let new = || BusiestPaths::new(Limits::BUSIEST_PATHS, Limits::BUSIEST_PATH_LEN, self.runtime.now());
+        self.busiest.get_or_init(|| RefCell::new(new()));
+    }
+
+    /// The paths that have kept it busiest; none where they are not counted.
+    pub(crate) fn busiest_paths(&self) -> Vec<BusyPath> {
+        self.busiest.get().map_or_else(Vec::new, |busiest| busiest.borrow_mut().list(self.runtime.now()))
+    }
+
+    /// What to count this path by, if it is counted.
+    fn counted_path(&self, path: &str) -> Option<Rc<CountedPath>> {
+        self.busiest.get()?.borrow().path(path)
+    }
+
+    /// So many more requests for a path, and bytes of it.
+    fn count_path(&self, path: Option<&Rc<CountedPath>>, requests: u64, bytes: u64) {
+        if let (Some(busiest), Some(path)) = (self.busiest.get(), path)
+            && requests + bytes > 0
+        {
+            busiest.borrow_mut().count(path, requests, bytes, self.runtime.now());
+        }
+    }
+
+    /// Notes a known reply whose first byte has left in this turn.
+    fn note_answered_in_turn(&self) {
+        self.answered_in_turn.set(self.answered_in_turn.get() + 1);
+    }
+
+    /// A turn is over. What it answered by known replies had its first byte by now: one look at the clock for all of them, where
+    /// one for each would be half a hundredth of what such a reply costs.
+    fn count_answered_in_turn(&self) {
+        let answered = self.answered_in_turn.take();
+        if answered > 0 {
+            let time = self.runtime.precise_now().saturating_duration_since(self.runtime.now());
+            self.metrics.time_to_first_byte.observe_several(time, answered);
+        }
+    }
+
     /// Notes a reply that went out whole at once.
     fn note_quick(&self) {
         self.quick.set(Some(self.runtime.now()));
@@ -231,8 +305,9 @@ impl Worker {
         date
     }
 
-    /// Shows what is held now.
+    /// Shows what is held now, at the end of a turn.
     pub(crate) fn note_resources(&self) {
+        self.count_answered_in_turn();
         let counts = self.runtime.driver().counts();
         self.metrics.submissions.set(counts.submissions);
         self.metrics.completions.set(counts.completions);

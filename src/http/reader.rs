@@ -92,6 +92,8 @@ struct Large {
     low_water: usize,
     /// The last poll yielded a piece: others have their turn first.
     has_had_turn: bool,
+    /// Whether few bytes are worth a write.
+    is_prompt: bool,
 }
 
 impl BodyReader {
@@ -104,6 +106,14 @@ impl BodyReader {
     #[must_use]
     pub fn in_large_pieces(mut self) -> Self {
         self.large.get_or_insert_default();
+        self
+    }
+
+    /// The same reader, as [`BodyReader::in_large_pieces`], for a body that somebody follows: what has come is handed out at
+    /// once, however little.
+    #[must_use]
+    pub(crate) fn promptly(mut self) -> Self {
+        self.large.get_or_insert_default().is_prompt = true;
         self
     }
 
@@ -271,7 +281,9 @@ impl BodyReader {
     fn wait(&mut self) {
         let (wire, large) = (&self.wire, self.large.get_or_insert_default());
         let wanted = match wire.incoming.borrow().framing {
-            BodyState::Length(left) if left >= Limits::RECEIVE_LOW_WATER as u64 => Limits::RECEIVE_LOW_WATER,
+            BodyState::Length(left) if left >= Limits::RECEIVE_LOW_WATER as u64 && !large.is_prompt => {
+                Limits::RECEIVE_LOW_WATER
+            }
             _ => 1,
         };
         large.set_low_water(wire, wanted);

@@ -20,12 +20,13 @@ pub struct Request {
     peer: Option<SocketAddr>,
     /// How many bytes of the path belong to the route that it was sent to.
     route_len: usize,
+    is_afresh: bool,
     body: BodyReader,
 }
 
 impl Request {
     pub(super) fn new(head: RequestHead, peer: Option<SocketAddr>, wire: Rc<Wire>) -> Self {
-        Request { head, peer, route_len: 0, body: BodyReader::new(wire) }
+        Request { head, peer, route_len: 0, is_afresh: false, body: BodyReader::new(wire) }
     }
 
     /// The method.
@@ -123,6 +124,18 @@ impl Request {
             *headers = self.headers();
         }
         builder.body(self.body).map_err(malformed)
+    }
+
+    /// The same request, which is not to be answered by what a cache believes of its path: that has just changed.
+    #[must_use]
+    pub fn afresh(mut self) -> Self {
+        self.is_afresh = true;
+        self
+    }
+
+    /// See [`Request::afresh`].
+    pub fn is_afresh(&self) -> bool {
+        self.is_afresh
     }
 
     /// The same request, with so many bytes of its path taken as the route's own.

@@ -182,7 +182,9 @@ pub(super) fn known(worker: &Worker, socket: &Socket, known: &Known) -> Repeated
             },
         },
     };
-    worker.metrics.bytes_sent.add(sent.saturating_sub(known.head_len()) as u64);
+    let of_body = sent.saturating_sub(known.head_len()) as u64;
+    worker.metrics.bytes_sent.add(of_body);
+    worker.count_path(known.path.as_ref(), u64::from(sent == whole), of_body);
     if sent == whole { Repeated::Whole } else { Repeated::Part { region, sent } }
 }
 
@@ -488,6 +490,7 @@ async fn next_item(
 fn count(wire: &Wire, sent: usize) {
     wire.body_sent.set(wire.body_sent.get() + sent as u64);
     wire.worker.metrics.bytes_sent.add(sent as u64);
+    wire.worker.count_path(wire.path.borrow().as_ref(), 0, sent as u64);
 }
 
 pub(super) fn failed_read(error: io::Error) -> Unsent {

@@ -23,6 +23,7 @@ use crate::proto::http1::encode::CONTINUE;
 use crate::rt::net::{Socket, received};
 use crate::rt::timer::Timer;
 use crate::rt::{Operation, Runtime, yield_now};
+use crate::telemetry::busiest::CountedPath;
 
 /// A busy connection.
 pub(super) struct Wire {
@@ -36,8 +37,12 @@ pub(super) struct Wire {
     pub(super) asked: Cell<Option<Box<Asked>>>,
     /// Bytes of the reply's body that the kernel has taken.
     pub(super) body_sent: Cell<u64>,
-    /// When the kernel took the reply's first bytes; noted only for the access log.
+    /// When the worker took up the request, if its time to the first byte counts and is not counted yet.
+    pub(super) asked_at: Cell<Option<Instant>>,
+    /// When the kernel took the reply's first bytes.
     pub(super) first_byte: Cell<Option<Instant>>,
+    /// What the request and its reply's bytes are counted by, if they are.
+    pub(super) path: RefCell<Option<Rc<CountedPath>>>,
 }
 
 /// Why bytes don't move any more.
@@ -97,7 +102,9 @@ impl Wire {
             receiving: RefCell::new(Receiving::No),
             asked: Cell::default(),
             body_sent: Cell::new(0),
+            asked_at: Cell::new(None),
             first_byte: Cell::new(None),
+            path: RefCell::default(),
         })
     }
 
@@ -227,10 +234,19 @@ impl Wire {
             [] => self.socket.try_send(first, more)?,
             _ => self.socket.try_send_pair(first, second, more)?,
         };
-        if self.worker.access_log.is_some() && self.first_byte.get().is_none() {
-            self.first_byte.set(Some(self.runtime().precise_now()));
+        if self.first_byte.get().is_none() {
+            self.note_first_byte();
         }
         Ok(sent)
+    }
+
+    /// The reply's first bytes have left, just now.
+    pub(super) fn note_first_byte(&self) {
+        let now = self.runtime().precise_now();
+        self.first_byte.set(Some(now));
+        if let Some(asked_at) = self.asked_at.take() {
+            self.worker.metrics.time_to_first_byte.observe(now.saturating_duration_since(asked_at));
+        }
     }
 
     /// Sends all of it, one high water mark a turn, waiting for room as often as it takes.

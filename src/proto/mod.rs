@@ -7,9 +7,11 @@
 pub mod bearer;
 pub mod conditional;
 pub mod content_coding;
+pub mod content_types;
 pub mod cors;
 pub mod disposition;
 pub mod fields;
+pub mod hls;
 pub mod http1;
 pub mod journal;
 pub mod media_duration;

@@ -83,29 +83,84 @@ pub fn resolve(value: &[u8], len: u64, limits: &RangeLimits) -> Resolved {
     }
 }
 
+/// What a Range field asks of a file that still grows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OfGrowing {
+    /// All of it, as it comes: 200.
+    Whole,
+    /// What exists of a range, never empty: 206 with [`content_range_of_growing`].
+    One(ByteRange),
+    /// All from `start` on, as it comes: 206 with the last position that the client named (RFC 8673 §2).
+    Following {
+        /// Offset of the first byte.
+        start: u64,
+        /// The position that stands for an end that nobody knows; inclusive.
+        last: u64,
+    },
+    /// Nothing of it exists yet: 416 with [`unsatisfied`].
+    Unsatisfiable,
+}
+
+/// From this last position on, a client means that it wants to follow a file that grows: 2⁵³ − 1, the "Very Large Value" that
+/// programs can count to without loss (RFC 8673 §4).
+const VERY_LARGE: u64 = (1 << 53) - 1;
+
+/// The last one that can be told back as it was named: [`position`] makes `u64::MAX` of all that is larger.
+const LARGEST: u64 = u64::MAX - 1;
+
+/// What the Range field `value` asks of a file that still grows and has `len` bytes now.
+///
+/// `bytes=0-` is all of it, which has no end yet; players ask so for any file, and mean it. A set of several ranges is ignored.
+pub fn resolve_growing(value: &[u8], len: u64) -> OfGrowing {
+    let Some(set) = byte_range_set(value).map(<[u8]>::trim_ascii) else { return OfGrowing::Whole };
+    if memchr(b',', set).is_some() || set == b"0-" {
+        return OfGrowing::Whole;
+    }
+    let (first, last) = set.split_at(memchr(b'-', set).unwrap_or(0));
+    if let (Ok(start), Ok(last @ VERY_LARGE..=LARGEST)) = (position(first), position(last.get(1..).unwrap_or_default()))
+        && start <= len
+    {
+        return OfGrowing::Following { start, last };
+    }
+    match resolve_spec(set, len) {
+        Ok(Some(range)) if !range.is_empty() => OfGrowing::One(range),
+        Ok(_) => OfGrowing::Unsatisfiable,
+        Err(Malformed) => OfGrowing::Whole,
+    }
+}
+
 /// The value of Content-Range for `range` of a file of `len` bytes (RFC 9110 §14.4).
 pub fn content_range(range: ByteRange, len: u64) -> ContentRange {
-    ContentRange { range: Some(range), len }
+    ContentRange { range: Some(range), len: Some(len) }
+}
+
+/// The value of Content-Range for `range` of a file whose length is not known yet (RFC 9110 §14.4).
+pub fn content_range_of_growing(range: ByteRange) -> ContentRange {
+    ContentRange { range: Some(range), len: None }
 }
 
 /// The value of Content-Range in a 416 about a file of `len` bytes (RFC 9110 §15.5.17).
 pub fn unsatisfied(len: u64) -> ContentRange {
-    ContentRange { range: None, len }
+    ContentRange { range: None, len: Some(len) }
 }
 
 /// The value of a Content-Range field; its text is what [`Display`](fmt::Display) writes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ContentRange {
     range: Option<ByteRange>,
-    len: u64,
+    len: Option<u64>,
 }
 
 impl fmt::Display for ContentRange {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.range {
             // The last position on the wire is inclusive; a range that is sent is never empty.
-            Some(range) => write!(f, "bytes {}-{}/{}", range.start, range.end.saturating_sub(1), self.len),
-            None => write!(f, "bytes */{}", self.len),
+            Some(range) => write!(f, "bytes {}-{}/", range.start, range.end.saturating_sub(1))?,
+            None => f.write_str("bytes */")?,
+        }
+        match self.len {
+            Some(len) => write!(f, "{len}"),
+            None => f.write_str("*"),
         }
     }
 }
@@ -292,6 +347,43 @@ mod tests {
 
     fn range(start: u64, end: u64) -> ByteRange {
         ByteRange { start, end }
+    }
+
+    #[track_caller]
+    fn check_growing(value: &str, expected: OfGrowing) {
+        assert_eq!(resolve_growing(value.as_bytes(), FILE), expected, "{value}");
+    }
+
+    #[test]
+    fn rfc8673_a_last_position_that_nothing_reaches_means_to_follow() {
+        const LAST: u64 = (1 << 53) - 1;
+        let following = |start, last| OfGrowing::Following { start, last };
+        check_growing("bytes=0-9007199254740991", following(0, LAST));
+        check_growing("bytes=1000-9007199254740991", following(1000, LAST));
+        check_growing("bytes=7-9223372036854775807", following(7, i64::MAX as u64));
+        check_growing("bytes=1001-9007199254740991", OfGrowing::Unsatisfiable);
+        check_growing("bytes=5-9007199254740990", OfGrowing::One(range(5, 1000)));
+        // What no number holds can't be told back.
+        check_growing("bytes=5-99999999999999999999", OfGrowing::One(range(5, 1000)));
+        let shown = content_range_of_growing(ByteRange { start: 7, end: LAST + 1 });
+        assert_eq!(shown.to_string(), "bytes 7-9007199254740991/*");
+    }
+
+    #[test]
+    fn of_a_file_that_grows_a_range_is_what_exists_of_it() {
+        check_growing("bytes=0-", OfGrowing::Whole);
+        check_growing("bytes=1-", OfGrowing::One(range(1, 1000)));
+        check_growing("bytes=0-0", OfGrowing::One(range(0, 1)));
+        check_growing("bytes=990-2000", OfGrowing::One(range(990, 1000)));
+        check_growing("bytes=-10", OfGrowing::One(range(990, 1000)));
+        check_growing("bytes=-2000", OfGrowing::One(range(0, 1000)));
+        for unsatisfiable in ["bytes=1000-", "bytes=1000-1001", "bytes=-0"] {
+            check_growing(unsatisfiable, OfGrowing::Unsatisfiable);
+        }
+        for ignored in ["", "bytes=", "bytes=-", "bytes=a-b", "bytes=5-4", "bytes=0-1,5-6", "lines=0-1"] {
+            check_growing(ignored, OfGrowing::Whole);
+        }
+        assert_eq!(resolve_growing(b"bytes=-1", EMPTY), OfGrowing::Unsatisfiable, "nothing has come yet");
     }
 
     fn several(ranges: &[(u64, u64)]) -> Resolved {

@@ -38,14 +38,33 @@ pub fn clean(raw: &str) -> Result<String, NameRefusal> {
 /// What stands before the extension is cut, between characters, until the whole fits into [`NAME_MAX`]. An extension
 /// that leaves no room is not taken for one.
 pub fn numbered(name: &str, n: u32) -> String {
-    let (stem, extension) = match name.rfind('.') {
+    let (stem, extension) = split_extension(name);
+    let number = format!("-{n}");
+    format!("{}{number}{extension}", cut(stem, NAME_MAX - number.len() - extension.len()))
+}
+
+/// A name without its extension, and the extension with its dot.
+fn split_extension(name: &str) -> (&str, &str) {
+    match name.rfind('.') {
         Some(dot) if name.len() - dot <= LONGEST_KEPT_EXTENSION => name.split_at(dot),
         _ => (name, ""),
-    };
-    let number = format!("-{n}");
-    let room = (NAME_MAX - number.len() - extension.len()).min(stem.len());
-    let cut = (0..=room).rev().find(|&at| stem.is_char_boundary(at)).unwrap_or(0);
-    format!("{}{number}{extension}", &stem[..cut])
+    }
+}
+
+/// The beginning of a text, of so many bytes at most and whole characters.
+fn cut(text: &str, room: usize) -> &str {
+    let room = room.min(text.len());
+    let at = (0..=room).rev().find(|&at| text.is_char_boundary(at)).unwrap_or(0);
+    &text[..at]
+}
+
+/// The name of what has come of a file that broke off: `film.mp4` becomes `film.incomplete.mp4`, so that it still tells its type.
+///
+/// It is cut as by [`numbered`].
+pub fn incomplete(name: &str) -> String {
+    const MARK: &str = ".incomplete";
+    let (stem, extension) = split_extension(name);
+    format!("{}{MARK}{extension}", cut(stem, NAME_MAX - MARK.len() - extension.len()))
 }
 
 /// A name that tells nothing and that nobody guesses: 26 letters and digits from 128 `random` bits, and the extension.
@@ -148,6 +167,20 @@ mod tests {
         ] {
             check(raw, "film.mp4");
         }
+    }
+
+    #[test]
+    fn what_broke_off_keeps_its_extension() {
+        for (name, expected) in [
+            ("film.mp4", "film.incomplete.mp4"),
+            ("a.b.ts", "a.b.incomplete.ts"),
+            ("film", "film.incomplete"),
+            ("film.", "film.incomplete."),
+        ] {
+            assert_eq!(incomplete(name), expected);
+        }
+        let long = incomplete(&format!("{}.mp4", "\u{e9}".repeat(125)));
+        assert!(long.len() <= NAME_MAX && long.ends_with("\u{e9}.incomplete.mp4"), "{long}");
     }
 
     #[test]

@@ -13,7 +13,7 @@ use std::task::{Context, Poll, ready};
 use super::residency::BLOCK_LEN;
 use super::{Descriptor, Operation, Runtime};
 use crate::driver::buf::Buf;
-use crate::driver::op::{Closing, Op, OpenHow, Opening, Taken, WriteFrom};
+use crate::driver::op::{Closing, DirectoryMode, Op, OpenHow, Opening, Taken, WriteFrom};
 use crate::driver::pipe::Pipe;
 use crate::driver::slot::Owner;
 use crate::driver::{Advice, FileKind, FileStat};
@@ -81,12 +81,12 @@ impl File {
         open(self.runtime(), self.raw(), b".", Opening::Unnamed).await
     }
 
-    /// Makes a directory in this one, that only this user may enter. Giving the future up may leave it.
+    /// Makes a directory in this one. Giving the future up may leave it.
     ///
     /// # Errors
     /// As mkdir(2); `InvalidInput` for a path.
-    pub async fn make_directory(&self, name: &[u8]) -> io::Result<()> {
-        self.change(Op::MakeDirectory { directory: self.raw(), name: single(name)? }).await
+    pub async fn make_directory(&self, name: &[u8], mode: DirectoryMode) -> io::Result<()> {
+        self.change(Op::MakeDirectory { directory: self.raw(), name: single(name)?, mode }).await
     }
 
     /// Gives this file, which has none, a name in a directory. Giving the future up may leave it with the name.
@@ -500,7 +500,7 @@ pub(crate) mod tests {
             world.add_file("taken", crate::driver::sim::Content::Bytes(b"old".to_vec()));
             let theirs = world.clone();
             run(world, async move |_, root| {
-                root.make_directory(b"inner").await.unwrap();
+                root.make_directory(b"inner", DirectoryMode::Private).await.unwrap();
                 let inner = root.open_beneath(b"inner").await.unwrap();
                 let file = Rc::new(inner.create_unnamed().await.unwrap());
                 file.write(0, bytes(3, b'n')).await.unwrap();
@@ -529,7 +529,7 @@ pub(crate) mod tests {
         let (named, nameless) = (Cell::new(0), Cell::new(0));
         explore(Faults { late_cancel: 0.5, ..Faults::SLOW }, |world| {
             run(world, async |_, root| {
-                root.make_directory(b"inner").await.unwrap();
+                root.make_directory(b"inner", DirectoryMode::Private).await.unwrap();
                 let inner = root.open_beneath(b"inner").await.unwrap();
                 let file = Rc::new(inner.create_unnamed().await.unwrap());
                 file.write(0, bytes(4, b'x')).await.unwrap();
@@ -586,7 +586,7 @@ pub(crate) mod tests {
         let world = World::new(0, Faults::NONE);
         let theirs = world.clone();
         run(&world, async move |_, root| {
-            root.make_directory(b"inner").await.unwrap();
+            root.make_directory(b"inner", DirectoryMode::Private).await.unwrap();
             let inner = root.open_beneath(b"inner").await.unwrap();
             let file = root.create(b"file").await.unwrap();
             for name in [&b"../name"[..], b"/name", b"inner/name", b"name/", b"na\0me"] {
@@ -595,7 +595,7 @@ pub(crate) mod tests {
                     inner.rename(b"file", &root, name, Taken::Replace).await,
                     inner.rename(name, &root, b"name", Taken::Replace).await,
                     inner.unlink(name).await,
-                    inner.make_directory(name).await,
+                    inner.make_directory(name, DirectoryMode::Private).await,
                 ];
                 let kinds = refused.map(|result| result.unwrap_err().kind());
                 assert_eq!(kinds, [io::ErrorKind::InvalidInput; 5], "{name:?}");

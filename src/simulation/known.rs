@@ -22,6 +22,7 @@ use crate::limits::Limits;
 use crate::router::Routes;
 use crate::rt::Runtime;
 use crate::rt::timer::sleep;
+use crate::telemetry::histogram::Times;
 
 /// After so long a file's tag is strong, and what is said of it may be repeated.
 const SETTLED: Duration = Duration::from_secs(3);
@@ -398,6 +399,9 @@ fn a_known_reply_that_the_socket_does_not_take_arrives_whole() {
                 next.first().inspect(|_| check_bytes(&parse(&next).body, 0, SMALL));
             }
         }
+        let mut times = Times::default();
+        server.metrics().time_to_first_byte.add_to(&mut times);
+        assert_eq!(times.count(), server.metrics().responses.get(200), "each first byte is counted once");
         client.close();
         server.settle();
         server.finish();

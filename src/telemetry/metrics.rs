@@ -12,17 +12,23 @@ use std::fmt::{self, Write};
 use std::fs;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use super::access_log::AccessLog;
+use super::busiest::BusyPath;
+use super::histogram::{Histogram, Times, seconds};
 
 /// The metrics of the process: what the server counts, and what it was started with.
 #[derive(Debug)]
 pub struct Metrics {
-    workers: Vec<Arc<WorkerMetrics>>,
+    pub(super) workers: Vec<Arc<WorkerMetrics>>,
+    /// What each worker last showed of its busiest paths; each has a lock of its own, that its worker takes when it is asked to.
+    pub(super) busiest: Vec<Mutex<Vec<BusyPath>>>,
     memory_ceiling_bytes: u64,
-    driver: &'static str,
-    started: SystemTime,
+    pub(super) driver: &'static str,
+    pub(super) started: SystemTime,
+    /// The same moment, on the clock that only goes on.
+    pub(super) began: Instant,
     access_log: Mutex<Option<AccessLog>>,
 }
 
@@ -32,9 +38,11 @@ impl Metrics {
     pub fn new(workers: usize, memory_ceiling_bytes: u64, driver: &'static str) -> Arc<Metrics> {
         Arc::new(Metrics {
             workers: (0..workers).map(|_| Arc::default()).collect(),
+            busiest: (0..workers).map(|_| Mutex::default()).collect(),
             memory_ceiling_bytes,
             driver,
             started: SystemTime::now(),
+            began: Instant::now(),
             access_log: Mutex::new(None),
         })
     }
@@ -45,6 +53,11 @@ impl Metrics {
     /// When there are not that many workers.
     pub fn worker(&self, index: usize) -> &Arc<WorkerMetrics> {
         &self.workers[index]
+    }
+
+    /// Shows what has kept worker `index` busiest.
+    pub(crate) fn show_busiest(&self, index: usize, paths: Vec<BusyPath>) {
+        *self.busiest[index].lock().unwrap_or_else(PoisonError::into_inner) = paths;
     }
 
     /// From now on, the lines that `log` drops are shown with the rest.
@@ -72,6 +85,8 @@ impl Metrics {
             self.write_family(out, family)?;
         }
         self.write_responses(out)?;
+        self.write_first_byte(out)?;
+        self.write_cpu(out)?;
         if let Some(dropped) = self.access_log_dropped() {
             let name = "highwater_access_log_dropped_total";
             write_single(
@@ -139,7 +154,46 @@ impl Metrics {
         }
         Ok(())
     }
+
+    fn write_first_byte(&self, out: &mut String) -> fmt::Result {
+        let name = "highwater_time_to_first_byte_seconds";
+        write_head(out, name, "histogram", FIRST_BYTE_HELP)?;
+        self.first_byte().write(out, name)
+    }
+
+    /// Times to the first byte, over all workers.
+    pub(crate) fn first_byte(&self) -> Times {
+        let mut times = Times::default();
+        self.workers.iter().for_each(|worker| worker.time_to_first_byte.add_to(&mut times));
+        times
+    }
+
+    fn write_cpu(&self, out: &mut String) -> fmt::Result {
+        let name = "highwater_worker_cpu_seconds_total";
+        write_head(out, name, "counter", "Time that the worker's thread has been on a processor.")?;
+        for (index, worker) in self.workers.iter().enumerate() {
+            if let Some(time) = worker.cpu_time() {
+                writeln!(out, "{name}{{worker=\"{index}\"}} {}", seconds(time))?;
+            }
+        }
+        Ok(())
+    }
 }
+
+impl WorkerMetrics {
+    /// How long the worker's thread has been on a processor, in nanoseconds; `None` before it has started and where `/proc`
+    /// isn't mounted. The kernel counts it anyway (`Documentation/scheduler/sched-stats`), which measuring each turn would not.
+    pub(super) fn cpu_time(&self) -> Option<u64> {
+        let thread = self.thread.get();
+        let path = format!("/proc/self/task/{thread}/schedstat");
+        let text = if thread == 0 { None } else { fs::read_to_string(path).ok() };
+        text?.split_ascii_whitespace().next()?.parse().ok()
+    }
+}
+
+/// What the histogram of times to the first byte says of itself.
+const FIRST_BYTE_HELP: &str = "From when a worker took up a request that has no body until the kernel took the first bytes of \
+its reply. A reply that was known by its request's bytes counts with the whole turn that answered it, which is more than it waited.";
 
 /// A number that only grows. Its worker writes it, anyone reads it.
 #[derive(Debug, Default)]
@@ -216,8 +270,17 @@ impl ByStatus {
     }
 
     /// Replies that answered a request: all but the interim ones, 1xx (RFC 9110 §15.2).
-    fn answers(&self) -> u64 {
+    pub(super) fn answers(&self) -> u64 {
         (200..=ByStatus::LAST).map(|status| self.get(status)).sum()
+    }
+
+    /// How many replies of each class there were: 1xx to 5xx; what is beyond counts as 5xx, as it does for clients (RFC 9110 §15).
+    pub(super) fn by_class(&self) -> [u64; 5] {
+        let mut classes = [0; 5];
+        for status in ByStatus::FIRST..=ByStatus::LAST {
+            classes[usize::from(status / 100 - 1).min(4)] += self.get(status);
+        }
+        classes
     }
 
     fn counter(&self, status: u16) -> Option<&Counter> {
@@ -232,15 +295,16 @@ impl Default for ByStatus {
 }
 
 /// One Prometheus family: a field of [`WorkerMetrics`].
-struct Family {
-    field: &'static str,
-    help: &'static str,
-    kind: Kind,
-    read: fn(&WorkerMetrics) -> u64,
+pub(super) struct Family {
+    pub(super) field: &'static str,
+    pub(super) help: &'static str,
+    pub(super) kind: Kind,
+    pub(super) read: fn(&WorkerMetrics) -> u64,
 }
 
 /// The Prometheus type of a family.
-enum Kind {
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Kind {
     Counter,
     Gauge,
 }
@@ -256,6 +320,10 @@ macro_rules! worker_metrics {
             $( $(#[doc = $help])+ pub $field: $Kind, )+
             /// Replies by exact status.
             pub responses: ByStatus,
+            /// How long requests without a body waited for the first byte of their reply.
+            pub time_to_first_byte: Histogram,
+            /// The number that the kernel has given the worker's thread; 0 before it has started.
+            pub thread: Gauge,
         }
 
         /// The sums over all workers at one moment. The workers go on while they are read, so two fields of one sum may
@@ -283,7 +351,7 @@ macro_rules! worker_metrics {
             }
         }
 
-        const FAMILIES: &[Family] = &[
+        pub(super) const FAMILIES: &[Family] = &[
             $( Family {
                 field: stringify!($field),
                 help: concat!($($help),+),
@@ -335,6 +403,10 @@ worker_metrics! {
     files_stored: Counter;
     /// Bytes of uploads that are kept, in files or in what can be resumed.
     upload_bytes: Counter;
+    /// Files that are being made by an encoder, and can be read meanwhile.
+    live_streams: Gauge;
+    /// Replies that follow a file while it is made.
+    live_readers: Gauge;
     /// Clients whose stream of events is open.
     subscribers: Gauge;
     /// Events that were published.
@@ -392,7 +464,7 @@ fn write_head(out: &mut String, name: impl fmt::Display, kind: &str, help: &str)
 ///
 /// `status` rather than `statm`: it counts in kB (proc_pid_status(5)), not in pages of a length that must be asked for.
 /// The kernel answers from counters in memory, so a worker may read it.
-fn resident_bytes() -> Option<u64> {
+pub(super) fn resident_bytes() -> Option<u64> {
     parse_resident(&fs::read_to_string("/proc/self/status").ok()?)
 }
 
@@ -509,6 +581,39 @@ mod tests {
     }
 
     #[test]
+    fn statuses_are_summed_by_class() {
+        let codes = ByStatus::default();
+        [101, 200, 206, 304, 404, 416, 429, 500, 999].into_iter().for_each(|status| codes.count(status));
+        assert_eq!(codes.by_class(), [1, 2, 1, 3, 2]);
+    }
+
+    #[test]
+    fn times_to_the_first_byte_are_a_histogram_over_all_workers() {
+        let metrics = sample();
+        metrics.worker(0).time_to_first_byte.observe(Duration::from_millis(2));
+        metrics.worker(1).time_to_first_byte.observe_several(Duration::from_millis(3), 2);
+        metrics.worker(1).time_to_first_byte.observe(Duration::from_secs(100));
+        let samples = parse(&metrics.prometheus());
+        let bucket = |edge| samples[&format!("highwater_time_to_first_byte_seconds_bucket{{le=\"{edge}\"}}")];
+        let edges = ["0.00001", "0.001", "0.002", "0.005", "60", "+Inf"];
+        assert_eq!(edges.map(bucket), [0.0, 0.0, 1.0, 3.0, 3.0, 4.0]);
+        assert_eq!(samples["highwater_time_to_first_byte_seconds_count"], 4.0);
+        assert_eq!(samples["highwater_time_to_first_byte_seconds_sum"], 100.008);
+    }
+
+    #[test]
+    fn the_time_of_a_thread_is_what_the_kernel_says() {
+        let worker = WorkerMetrics::default();
+        assert_eq!(worker.cpu_time(), None);
+        worker.thread.set(u64::from(nix::unistd::gettid().as_raw().unsigned_abs()));
+        let before = worker.cpu_time().expect("a thread that runs");
+        // The kernel's count moves on with the clock's tick, or when the thread makes way for another.
+        while worker.cpu_time() == Some(before) {
+            std::thread::yield_now();
+        }
+    }
+
+    #[test]
     fn a_gauge_goes_up_and_down() {
         let gauge = Gauge::default();
         gauge.set(2);
@@ -566,7 +671,12 @@ mod tests {
                 helped = name;
                 let (name, kind) = lines.next().and_then(|l| l.strip_prefix("# TYPE ")?.split_once(' ')).expect(line);
                 assert_eq!(name, helped);
-                assert_eq!(kind, if name.ends_with("_total") { "counter" } else { "gauge" }, "{line}");
+                let expected = match name {
+                    _ if name.ends_with("_total") => "counter",
+                    "highwater_time_to_first_byte_seconds" => "histogram",
+                    _ => "gauge",
+                };
+                assert_eq!(kind, expected, "{line}");
                 assert!(!families.contains(&name), "{name} comes twice");
                 families.push(name);
                 continue;
@@ -576,7 +686,9 @@ mod tests {
                 Some((name, labels)) => (name, Some(labels.strip_suffix('}').expect(line))),
                 None => (series, None),
             };
-            assert_eq!(name, helped, "a sample stands under its own family");
+            let suffixes = ["", "_bucket", "_sum", "_count"];
+            let is_own = name.strip_prefix(helped).is_some_and(|suffix| suffixes.contains(&suffix));
+            assert!(is_own, "a sample stands under its own family: {line}");
             for label in labels.iter().flat_map(|labels| labels.split(',')) {
                 let (key, value) = label.split_once('=').expect(line);
                 let value = value.strip_prefix('"').and_then(|v| v.strip_suffix('"')).expect(line);

@@ -5,9 +5,13 @@
 //! a reader that has stopped costs log lines, never transfers.
 
 pub mod access_log;
+pub(crate) mod busiest;
+pub mod histogram;
 mod line_writer;
 pub mod log;
 pub mod metrics;
+pub(crate) mod snapshot;
 
 pub use access_log::AccessLog;
+pub use histogram::Histogram;
 pub use metrics::{Metrics, Totals, WorkerMetrics};

@@ -4,6 +4,7 @@
 mod auth;
 mod badinput;
 mod clients;
+mod dashboard;
 mod embed;
 mod events;
 mod forms;
@@ -12,6 +13,8 @@ mod hot;
 mod house;
 mod killed;
 mod library;
+mod live;
+mod live_clients;
 mod media;
 mod operations;
 mod paths;

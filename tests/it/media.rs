@@ -3,9 +3,13 @@
 
 use std::fs::{self, File};
 use std::io::Write;
+use std::path::Path;
 use std::time::{Duration, UNIX_EPOCH};
 
-use serde_json::Value;
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use serde_json::{Value, json};
+use sha2::{Digest as _, Sha256};
 
 use crate::support::{Client, Fixture, Launch, PATIENCE, Reply, Server, bytes_at, check_bytes, eventually};
 
@@ -393,6 +397,71 @@ fn p4_a_listing_is_a_page_and_json() {
     let browser = "Accept: text/html,application/xhtml+xml,application/json;q=0.9,*/*;q=0.8\r\n";
     assert_eq!(client.get("/", browser).field("Content-Type"), page.field("Content-Type"));
     assert_eq!(client.request("HEAD", "/", "").expect(200).head.content_length(), Some(page.body.len() as u64));
+}
+
+#[test]
+fn p4_a_page_may_run_nothing_but_its_own() {
+    let fixture = Fixture::with(&[("a.mp4", 10)]);
+    let server = serve(&fixture, "listing = true");
+    let page = server.connect().get("/", "").expect(200);
+    let policy = page.field("Content-Security-Policy").expect("a policy");
+    for (open, directive) in [("<script>", "script-src"), ("<style>", "style-src")] {
+        let close = open.replace('<', "</");
+        let text = page.text().split_once(open).and_then(|(_, rest)| rest.split_once(&close)).expect("one of them").0;
+        let hash = STANDARD.encode(Sha256::digest(text));
+        assert!(policy.split("; ").any(|part| part == format!("{directive} 'sha256-{hash}'")), "{policy}");
+    }
+    for part in
+        ["default-src 'none'", "connect-src 'self'", "base-uri 'none'", "form-action 'none'", "frame-ancestors 'none'"]
+    {
+        assert!(policy.split("; ").any(|own| own == part), "{policy}");
+    }
+    // All that goes with it is in it.
+    assert!(!page.text().contains(" src=") && !page.text().contains("@import"));
+}
+
+#[test]
+fn a_file_tells_what_it_is_when_it_is_asked() {
+    let fixture = Fixture::with(&[("a \"b\".bin", 1000), ("broken.mp4", 100)]);
+    fs::create_dir(fixture.at("folder")).expect("a folder");
+    let sample = Path::new(env!("CARGO_MANIFEST_DIR")).join("media/sample.mp4");
+    let len = fs::copy(&sample, fixture.at("sample.mp4")).expect("a copy");
+    settle(&fixture, "sample.mp4");
+    fs::copy(&sample, fixture.at("book.m4b")).expect("a copy");
+    let server = serve(&fixture, "listing = true\ncors = \"*\"\ncontent_types = { m4b = \"audio/x-book\" }");
+    let mut client = server.connect();
+    let mut told = |target: &str| {
+        let reply = client.get(target, "").expect(200);
+        assert_eq!(reply.field("Access-Control-Allow-Origin"), Some("*"));
+        assert_eq!(reply.field("Cache-Control"), Some("no-store"));
+        reply.json()
+    };
+    // Whether or not the file has been open before.
+    for _ in 0..2 {
+        let mut sample = told("/sample.mp4?info");
+        let duration = sample["duration"].take().as_f64().expect("seconds");
+        assert!((duration - 12.0).abs() < 0.1, "{duration}");
+        assert_eq!(
+            sample,
+            json!({ "name": "sample.mp4", "size": len, "type": "video/mp4", "modified": "2020-01-01T00:00:00Z",
+                    "duration": null })
+        );
+    }
+    assert_eq!(told("/book.m4b?info")["type"], "audio/x-book");
+    let file = told("/a%20%22b%22.bin?x&info=1");
+    assert_eq!((&file["name"], &file["size"], &file["duration"]), (&json!("a \"b\".bin"), &json!(1000), &Value::Null));
+    assert_eq!(told("/broken.mp4?info")["duration"], Value::Null);
+    // Another version is asked anew.
+    fs::copy(&sample, fixture.at("broken.mp4")).expect("a copy");
+    assert!(told("/broken.mp4?info")["duration"].as_f64().is_some());
+    client.get("/missing.mp4?info", "").expect(404);
+    assert_eq!(
+        client.request("HEAD", "/sample.mp4?info", "").expect(200).field("Content-Type"),
+        Some("application/json")
+    );
+    // A folder, and a file that is not asked about, are what they are.
+    assert_eq!(client.get("/?info", "").expect(200).field("Content-Type"), Some("text/html; charset=utf-8"));
+    assert_eq!(client.get("/sample.mp4?information", "").expect(200).body.len() as u64, len);
 }
 
 #[test]

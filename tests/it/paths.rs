@@ -293,7 +293,7 @@ fn p1_dotfiles_are_hidden_unless_switched_on() {
     }
     check_text(&mut client, "/sub/visible.", "visible.");
     let page = client.get("/", "").expect(200);
-    assert!(!page.text().contains("git") && !page.text().contains("\".a"), "{}", page.text());
+    assert_eq!(links(page.text()), ["sub/"]);
     server.stop();
 
     let config = format!("[[route]]\nmedia = {{ root = {:?}, hidden = true, listing = true }}", fixture.path());
@@ -564,8 +564,9 @@ fn p4_a_walk_over_the_links_finds_every_file() {
     while let Some(folder) = folders.pop() {
         let page = client.get(&folder, "").expect(200);
         assert_eq!(page.field("Content-Type"), Some("text/html; charset=utf-8"));
+        let listed = page.text().split_once("<main").and_then(|(_, rest)| rest.split_once("</main>")).expect("rows").0;
         for markup in ["<img", "<script", "onerror=alert(1)>\"", "{{x}}\""] {
-            assert!(!page.text().contains(markup), "{markup}: {}", page.text());
+            assert!(!listed.contains(markup), "{markup}: {listed}");
         }
         let json = client.get(&folder, "Accept: application/json\r\n").expect(200);
         let json: serde_json::Value = serde_json::from_slice(&json.body).expect("JSON");

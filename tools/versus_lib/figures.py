@@ -10,7 +10,7 @@ is better, whichever way the figure goes. `ratios` holds those to the baseline o
 import statistics
 
 from .servers import BASELINE, BODY_BUFFERS, CHUNKS, label
-from .works import CPU, UPLOADS, Figure, Work, works
+from .works import CPU, Figure, Work, fan_out, works
 
 LIGHTTPD = "lighttpd"
 
@@ -111,6 +111,21 @@ def beside_uploads(row: dict, server: str, hash_ms_per_gb: float | None) -> dict
     }
 
 
+PEERS = ("node", "nchan")
+
+
+def beside_peers(row: dict, server: str) -> list[dict]:
+    """A server's figures where one writes and many read, and what they are in terms of its peers'."""
+    summaries = row["summaries"]
+    figures = next(work.figures for work in fan_out() if work.name == row["name"])
+    lines = []
+    for figure in figures:
+        ours, *others = (summaries.get(name, {}).get(figure.key) for name in (server, *PEERS))
+        peers = {name: {"value": other, "ratio": figure.ratio(ours, other)} for name, other in zip(PEERS, others)}
+        lines.append({"label": figure.label, "value": ours, **peers})
+    return lines
+
+
 def ratios(rows: list[dict]) -> list[dict]:
     """What is plotted: each row's first figure in terms of the baseline."""
     plotted = []
@@ -141,7 +156,7 @@ def merge(results: list[dict]) -> dict:
         # Parts that were measured before there were uploads have none.
         merged["hash_ms_per_gb"] = result.get("hash_ms_per_gb") or merged["hash_ms_per_gb"]
         rows |= {one["title"]: one for one in result["rows"]}
-    measured = {label(name, one["name"] in UPLOADS) for one in rows.values() for name in one["summaries"]}
+    measured = {label(name, one["name"]) for one in rows.values() for name in one["summaries"]}
     merged["left_out"] = {name: why for name, why in merged["left_out"].items() if name not in measured}
     order = [work.title for work in works()]
     merged["rows"] = sorted(rows.values(), key=lambda one: order.index(one["title"]) if one["title"] in order else len(order))

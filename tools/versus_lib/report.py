@@ -4,9 +4,9 @@ import pathlib
 import subprocess
 from collections.abc import Callable
 
-from .figures import beside_uploads
+from .figures import PEERS, beside_peers, beside_uploads
 from .servers import NO_DIGEST
-from .works import UPLOADS
+from .works import FAN_OUT, UPLOADS
 
 BEGIN_MARK = "<!-- versus: begin; what stands between the marks is written by tools/versus -->"
 END_MARK = "<!-- versus: end -->"
@@ -46,6 +46,44 @@ UPLOAD_COLUMNS: list[Column] = [
     figure("spread", "spread", 0, 100, " %"),
 ]
 
+EVENTS_COLUMNS: list[Column] = [
+    figure("deliveries/s", "deliveries_per_second", 0),
+    figure("CPU us/delivery", "cpu_us_per_delivery", 2),
+    figure("p50 ms", "p50_us", 3, 1e-3),
+    figure("p99 ms", "p99_us", 3, 1e-3),
+    figure("p99.9 ms", "p99_9_us", 3, 1e-3),
+    figure("max ms", "max_us", 3, 1e-3),
+    figure("first to last ms", "spread_us", 3, 1e-3),
+    figure("resident KiB each, idle", "resident_bytes_each", 2, 1 / 1024),
+    figure("after events", "resident_bytes_each_after", 2, 1 / 1024),
+    figure("spread", "spread", 0, 100, " %"),
+]
+
+STALLED_COLUMNS: list[Column] = [
+    figure("resident MiB more", "resident_growth_bytes", 1, 1 / (1 << 20)),
+    figure("stopped", "stalled", 0),
+    figure("of these dropped", "stalled_dropped", 0),
+    figure("deliveries/s to the others", "deliveries_per_second", 0),
+    figure("CPU us/delivery", "cpu_us_per_delivery", 2),
+    figure("p50 ms", "p50_us", 3, 1e-3),
+    figure("p99 ms", "p99_us", 3, 1e-3),
+    figure("max ms", "max_us", 3, 1e-3),
+    figure("spread", "spread", 0, 100, " %"),
+]
+
+LIVE_COLUMNS: list[Column] = [
+    figure("GB/s", "gb_per_second", 3),
+    figure("CPU us/delivery", "cpu_us_per_delivery", 2),
+    figure("CPU share", "server_share", 1, 100, " %"),
+    figure("p50 ms", "p50_us", 3, 1e-3),
+    figure("p99 ms", "p99_us", 3, 1e-3),
+    figure("p99.9 ms", "p99_9_us", 3, 1e-3),
+    figure("max ms", "max_us", 3, 1e-3),
+    figure("first to last ms", "spread_us", 3, 1e-3),
+    figure("resident MiB more", "resident_growth_bytes", 1, 1 / (1 << 20)),
+    figure("spread", "spread", 0, 100, " %"),
+]
+
 SCENE_COLUMNS: dict[str, list[Column]] = {
     "mixed": [
         figure("hot requests/s", "requests_per_second", 0),
@@ -79,6 +117,13 @@ SCENE_COLUMNS: dict[str, list[Column]] = {
         figure("KiB a client of 200", "held_bytes_few", 1, 1 / 1024),
         figure("spread", "spread", 0, 100, " %"),
     ],
+    "events": EVENTS_COLUMNS,
+    "events-many": EVENTS_COLUMNS,
+    "events-latency": EVENTS_COLUMNS,
+    "events-stalled": STALLED_COLUMNS,
+    "live-4": LIVE_COLUMNS,
+    "live-20": LIVE_COLUMNS,
+    "live-stalled": STALLED_COLUMNS,
     "fair": [
         figure("fast GB/s", "fast_gb_per_second", 3),
         figure("fast GB/s alone", "alone_gb_per_second", 3),
@@ -90,6 +135,15 @@ SCENE_COLUMNS: dict[str, list[Column]] = {
 }
 
 SCENE_NOTES = {
+    "events": "A closed loop: an event is published once every subscriber has the one before, so that neither is ever behind and latency is half the "
+    "time of a round. *Resident KiB each*: the growth of VmRSS from before the subscribers came until all were there and idle, and until the end.",
+    "events-many": "The publisher goes on while the events before are still on their way, so that a server may send a subscriber several at once.",
+    "events-latency": "Latency is from the moment at which an event was due to its receipt by each subscriber. *Neither busy* here: there is no more to do.",
+    "events-stalled": "Those that have stopped read nothing but the head. Each is then sent 6.5 MB, which is more than the kernel queues for it. "
+    "Highwater ends the stream of a subscriber that is too far behind (`backlog`, `on_lag`).",
+    "live-4": "Latency is from the moment at which a piece was due at the encoder to the receipt of its last byte by each reader.",
+    "live-20": "A delivery is a piece of 16 KiB at one reader.",
+    "live-stalled": "Those that have stopped read nothing but the head.",
     "mixed": "The same client is timed alone and beside the readers, who share its processor. The cold files are dropped from the page cache "
     "before each run. *Neither busy* here: the server waited for the disk.",
     "idle": "Resident: the growth of VmRSS over the server's processes from before the connections came until each had one reply and was idle. "
@@ -155,7 +209,7 @@ def against_table(rows: list[dict], server: str) -> list[list[str]]:
     """What one server is in terms of the others, row by row."""
     table = [["row", "figure", server, "nginx", "its best chunk", "lighttpd", "the floor", "which chunk, which floor"]]
     for row in rows:
-        if row["name"] in UPLOADS:
+        if row["name"] in UPLOADS | FAN_OUT:
             continue
         for line in row["against"].get(server, []):
             which = [name for name in (line["best_chunk"]["server"], line["floor"]["server"]) if name]
@@ -183,6 +237,25 @@ def uploads_table(result: dict, server: str, peer: str, hash_ms_per_gb: float | 
             figures = [plain(found["value"]), plain(node["value"]), number(node["ratio"], 2), plain(nginx["value"]), number(nginx["ratio"], 2)]
             table.append([row["title"], *figures, nginx["server"] or "-"])
     return table
+
+
+def fan_out_table(result: dict) -> list[list[str]]:
+    """What Highwater is in terms of the others where one writes and many read; a head alone where it was not measured."""
+    table = [["row", "figure", "highwater", *(word for peer in PEERS for word in (peer, "ratio"))]]
+    for row in result["rows"]:
+        if row["name"] in FAN_OUT and "highwater" in row["summaries"]:
+            for line in beside_peers(row, "highwater"):
+                peers = (word for peer in PEERS for word in (plain(line[peer]["value"]), number(line[peer]["ratio"], 2)))
+                table.append([row["title"], line["label"], plain(line["value"]), *peers])
+    return table
+
+
+FAN_OUT_NOTE = (
+    "What is read while it is made. One process of Node, with a `write` to every response (`tools/versus_lib/events.js`, `live.js`); nchan is a module of nginx. "
+    "*floor-send* is a bare loop of send(2), one call for each delivery, most of which the kernel takes, for over loopback the receiving half is done in it too. "
+    "One client is the writer and all readers, and takes its share of each latency. It checks that every reader has every event and every piece once, in order "
+    "and byte for byte; what is not so is told under *notes*. Ratios above 1.00 are better."
+)
 
 
 def hash_note(result: dict) -> str:
@@ -230,6 +303,8 @@ def text(result: dict) -> str:
     ]
     if tables := upload_tables(result):
         parts.append("\n".join(["uploads: above 1.00 is better", *map(text_table, tables), hash_note(result)]))
+    if len(table := fan_out_table(result)) > 1:
+        parts.append(f"one writes and many read: above 1.00 is better\n{text_table(table)}")
     return "\n\n".join(parts)
 
 
@@ -248,6 +323,8 @@ def markdown(result: dict, plot: str) -> str:
         lines += ["", "### Uploads", "", hash_note(result)]
         for table in tables:
             lines += ["", markdown_table(table)]
+    if len(table := fan_out_table(result)) > 1:
+        lines += ["", "### Events and live media", "", FAN_OUT_NOTE, "", markdown_table(table)]
     for row in result["rows"]:
         lines += ["", f"### {row['title'][0].upper()}{row['title'][1:]}", "", markdown_table(row_table(row))]
         if note := SCENE_NOTES.get(row["name"]):

@@ -9,6 +9,7 @@ import dataclasses
 import pathlib
 from collections.abc import Iterator
 
+from . import fan_out
 from .client import Client
 from .disk import ColdFiles
 from .figures import added, percentile, quotient
@@ -58,11 +59,17 @@ class Stage:
         return min(CROWD_CONNECTIONS, kind.connections_max(self.descriptors))
 
     @contextlib.contextmanager
-    def fresh(self, kind: Kind) -> Iterator[Server]:
-        """A server that has answered some requests, so that its code is resident, and has no connections."""
+    def unused(self, kind: Kind) -> Iterator[Server]:
+        """A server that has done nothing yet."""
         self.started += 1
         home = self.homes / f"{kind.name}-{self.started}"
         with Server(kind, self.root, home, self.server_cpu, self.capacity(kind)) as server:
+            yield server
+
+    @contextlib.contextmanager
+    def fresh(self, kind: Kind) -> Iterator[Server]:
+        """A server that has answered some requests, so that its code is resident, and has no connections."""
+        with self.unused(kind) as server:
             self.client.run(server, "/1k.bin", ["-c", str(HOT_CONNECTIONS), "-n", str(WARMUP_REQUESTS)])
             await_connections(server, 0)
             yield server
@@ -75,6 +82,9 @@ def reader_len(seconds: float) -> int:
 
 def play(stage: Stage, work: Work, server: Server) -> dict:
     """One run of a scene."""
+    if work.is_fan_out:
+        with stage.unused(server.kind) as unused:
+            return fan_out.measure(stage.client, work, unused)
     match work.name:
         case "mixed":
             return mixed(stage, server)

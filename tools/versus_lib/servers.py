@@ -32,9 +32,14 @@ FLOORS = {
     **dict.fromkeys(("sendfile", "splice"), works.LARGE),
 }
 
+FLOOR_VERSION = "the bench `floor` of this tree"
+
 # What tools/clients installs.
 CLIENTS = REPOSITORY / "target/clients"
 BUSBOY = CLIENTS / "node_modules/busboy/package.json"
+
+# Where Debian puts it.
+NCHAN = pathlib.Path("/usr/lib/nginx/modules/ngx_nchan_module.so")
 
 # Connections that a server is set up for, unless a scene asks for more.
 CONNECTIONS = 8192
@@ -72,15 +77,19 @@ class Kind:
 
     @property
     def label(self) -> str:
-        """Its name, where it may be here twice: in another configuration a server takes uploads."""
-        return label(self.name, bool(self.rows & works.UPLOADS))
+        """Its name, where it may be here more than once: a server that takes uploads, or that many read from, has another configuration."""
+        return label(self.name, next(iter(self.rows)))
 
     def connections_max(self, descriptors: int) -> int:
         return (descriptors - DESCRIPTORS_SPARE) // self.descriptors_each
 
 
-def label(name: str, takes_uploads: bool) -> str:
-    return f"{name}-uploads" if takes_uploads else name
+def label(name: str, row: str) -> str:
+    """What a server is called among all of them, by a row that it has."""
+    for suffix, rows in {"uploads": works.UPLOADS, "events": works.EVENTS, "live": works.LIVE}.items():
+        if row in rows:
+            return f"{name}-{suffix}"
+    return name
 
 
 def nginx(chunk: str | None = None, aio: str | None = None) -> Callable[[str, Site], list[str]]:
@@ -112,13 +121,36 @@ def nginx_uploads(body_buffer: str | None = None) -> Callable[[str, Site], list[
     return command
 
 
-def nginx_command(program: str, site: Site, http: str, server: str) -> list[str]:
+def nchan(program: str, site: Site) -> list[str]:
+    """A module of nginx for publishers and subscribers. Each topic keeps as many events as Highwater's does by default."""
+    return nginx_command(
+        program,
+        site,
+        "  nchan_shared_memory_size 256m;\n",
+        "location ~ ^/events/([a-z-]+)$ { nchan_publisher; nchan_subscriber eventsource; nchan_channel_id $1; nchan_message_buffer_length 1000; }",
+        f"load_module {NCHAN};\n",
+    )
+
+
+def nginx_with_nchan() -> str:
+    program = installed("nginx")()
+    if not NCHAN.exists():
+        raise Missing("not installed (apt-get install libnginx-mod-nchan)")
+    return program
+
+
+def nchan_version(program: str) -> str:
+    asked = subprocess.run(["dpkg-query", "-W", "-f", "${Version}", "libnginx-mod-nchan"], capture_output=True, text=True, check=False)
+    return f"{printed('-v')(program)}, nchan {asked.stdout or 'unknown'}"
+
+
+def nginx_command(program: str, site: Site, http: str, server: str, modules: str = "") -> list[str]:
     temporary = "".join(
         f"  {module}_temp_path {site.home}/{module};\n" for module in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
     )
     config = site.home / "nginx.conf"
     config.write_text(
-        f"daemon off;\nworker_processes 1;\npid {site.home}/nginx.pid;\nerror_log {site.home}/error.log;\n"
+        f"{modules}daemon off;\nworker_processes 1;\npid {site.home}/nginx.pid;\nerror_log {site.home}/error.log;\n"
         f"worker_rlimit_nofile {site.connections + DESCRIPTORS_SPARE};\nevents {{ worker_connections {site.connections}; }}\n"
         f"http {{\n{temporary}  access_log off;\n  keepalive_requests 1000000000;\n{http}"
         f"  server {{ listen 127.0.0.1:{site.port} reuseport backlog=4096; {server} }}\n}}\n"
@@ -180,6 +212,10 @@ def node(program: str, site: Site) -> list[str]:
     return [program, str(script), str(site.root), str(site.port)]
 
 
+def node_script(name: str) -> Callable[[str, Site], list[str]]:
+    return lambda program, site: [program, str(pathlib.Path(__file__).with_name(name)), str(site.port)]
+
+
 def busboy(program: str, site: Site) -> list[str]:
     return [program, str(pathlib.Path(__file__).with_name("busboy.js")), str(CLIENTS), str(site.uploads), str(site.port)]
 
@@ -207,13 +243,28 @@ def highwater(arguments: list[str]) -> Callable[[str, Site], list[str]]:
 
 
 def highwater_uploads(arguments: list[str], **more: bool) -> Callable[[str, Site], list[str]]:
-    def command(program: str, site: Site) -> list[str]:
-        command = highwater(arguments)(program, site)
-        config = site.home / "highwater.toml"
+    def route(site: Site) -> str:
         upload = {"dir": str(site.uploads), "fsync": "none", "names": "client", "on_conflict": "replace", **more}
         # A JSON string is a TOML one too.
         table = ", ".join(f"{key} = {json.dumps(value)}" for key, value in upload.items())
-        config.write_text(config.read_text() + f"[[route]]\nprefix = \"{works.UPLOAD_PATH}\"\nupload = {{ {table} }}\n")
+        return f'prefix = "{works.UPLOAD_PATH}"\nupload = {{ {table} }}\n'
+
+    return highwater_route(arguments, route)
+
+
+def highwater_events(arguments: list[str]) -> Callable[[str, Site], list[str]]:
+    return highwater_route(arguments, lambda _: 'prefix = "/events"\nevents = { history_events = 1000 }\n')
+
+
+def highwater_live(arguments: list[str]) -> Callable[[str, Site], list[str]]:
+    return highwater_route(arguments, lambda site: f'prefix = "/live"\nmedia = {{ root = {json.dumps(str(site.uploads))} }}\nlive = {{}}\n')
+
+
+def highwater_route(arguments: list[str], route: Callable[[Site], str]) -> Callable[[str, Site], list[str]]:
+    def command(program: str, site: Site) -> list[str]:
+        command = highwater(arguments)(program, site)
+        config = site.home / "highwater.toml"
+        config.write_text(f"{config.read_text()}[[route]]\n{route(site)}")
         return command
 
     return command
@@ -221,6 +272,10 @@ def highwater_uploads(arguments: list[str], **more: bool) -> Callable[[str, Site
 
 def floor(loop: str) -> Callable[[str, Site], list[str]]:
     return lambda program, site: [program, "serve", loop, "--listen", f"127.0.0.1:{site.port}", "--root", str(site.root)]
+
+
+def fan_out_floor(program: str, site: Site) -> list[str]:
+    return [program, "fan-out", "--listen", f"127.0.0.1:{site.port}"]
 
 
 def kinds(binary: pathlib.Path, floor_binary: pathlib.Path | None, highwater_args: str) -> list[Kind]:
@@ -240,10 +295,16 @@ def kinds(binary: pathlib.Path, floor_binary: pathlib.Path | None, highwater_arg
         Kind(NO_DIGEST, lambda: own_binary(binary), printed("--version"), highwater_uploads(arguments, sha256=False), works.UPLOADS),
         *(Kind(name, installed("nginx"), printed("-v"), command, frozenset({"upload-put"})) for name, command in puts.items()),
         Kind("node-busboy", node_with_busboy, busboy_version, busboy, frozenset({"upload-multipart"})),
+        Kind("highwater", lambda: own_binary(binary), printed("--version"), highwater_events(arguments), works.EVENTS),
+        Kind("highwater", lambda: own_binary(binary), printed("--version"), highwater_live(arguments), works.LIVE),
+        Kind("node", installed("node", "nodejs"), printed("--version"), node_script("events.js"), works.EVENTS),
+        Kind("node", installed("node", "nodejs"), printed("--version"), node_script("live.js"), works.LIVE),
+        Kind("floor-send", of_floor, lambda _: FLOOR_VERSION, fan_out_floor, works.EVENTS - {"events-stalled"}),
+        Kind("nchan", nginx_with_nchan, nchan_version, nchan, works.EVENTS),
         Kind("lighttpd", installed("lighttpd"), printed("-v"), lighttpd, works.ALL, descriptors_each=2),
         Kind("h2o", installed("h2o"), printed("-v"), h2o, works.LOOPS_ONLY | works.CROWDS),
         Kind("node", installed("node", "nodejs"), printed("--version"), node, works.LOOPS_ONLY),
-        *(Kind(f"floor-{loop}", of_floor, lambda _: "the bench `floor` of this tree", floor(loop), rows) for loop, rows in FLOORS.items()),
+        *(Kind(f"floor-{loop}", of_floor, lambda _: FLOOR_VERSION, floor(loop), rows) for loop, rows in FLOORS.items()),
     ]
 
 

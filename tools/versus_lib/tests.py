@@ -6,10 +6,10 @@ import tomllib
 import unittest
 import unittest.mock
 
-from versus_lib import figures, report, servers, uploads
+from versus_lib import fan_out, figures, report, servers, uploads
 from versus_lib.memory import settled, tcp_pages
 from versus_lib.servers import BODY_BUFFERS, FLOORS, Kind, Site, kinds
-from versus_lib.works import ALL, CPU, FILES, REQUESTS, UPLOAD_FORMS, UPLOADS, Work, works
+from versus_lib.works import ALL, CPU, EVENTS, FAN_OUT, FILES, LIVE, LIVE_RATES, LONG_EVENTS, REQUESTS, UPLOAD_FORMS, UPLOADS, Work, works
 
 
 def run(**changed: object) -> dict:
@@ -98,9 +98,8 @@ class Servers(unittest.TestCase):
     def test_every_row_has_highwater_and_nginx_and_every_floor_a_row(self) -> None:
         by_name = by_label()
         for name in ("highwater", "highwater-splice", "highwater-send-zc", "nginx"):
-            self.assertEqual({work.name for work in works()} - UPLOADS, by_name[name].rows)
+            self.assertEqual({work.name for work in works()} - UPLOADS - FAN_OUT, by_name[name].rows)
         self.assertTrue(all(by_name[f"floor-{loop}"].rows and by_name[f"floor-{loop}"].rows < ALL for loop in FLOORS))
-
 
     def test_who_takes_uploads_is_a_server_by_itself(self) -> None:
         self.assertEqual({work.name for work in works() if work.is_upload}, UPLOADS)
@@ -194,6 +193,88 @@ class Uploads(unittest.TestCase):
         self.assertEqual(self.verified(("a", b"expected"), ("b", b"expected")), {})
         self.assertEqual(self.verified(("a", b"expected"), ("b", b"expectee")), {"bytes": 1})
         self.assertEqual(self.verified(("a", b"expected")), {"files": 1})
+
+
+FAN_OUT_RUN = {
+    "deliveries_per_second": 250_000.0, "gb_per_second": 0.25, "written": 30, "unwritten": 0,
+    "latency_us": {"p50": 10_000.0, "p99": 20_000.0, "p99_9": 30_000.0, "max": 40_000.0}, "spread_us": {"p50": 15_000.0},
+    "readers": {"asked": 10_000, "joined": 10_000, "late": 0, "stalled": 3, "stalled_dropped": 4, "retries": 0},
+    "server": {"cpu_share": 0.9, "cpu_us_per_delivery": 4.0, "resident_bytes_per_reader": 2048.0, "resident_max_bytes_per_reader": 3072.0,
+               "resident_growth_bytes": 1 << 20},
+    "client": {"cpu_share": 0.5}, "errors": {},
+}
+
+
+class FanOut(unittest.TestCase):
+    def rows(self, name: str, **servers: dict) -> dict:
+        work = next(work for work in works() if work.name == name)
+        return figures.row(work, {server: [fan_out.of_fan_out(FAN_OUT_RUN) | changed] for server, changed in servers.items()})
+
+    def test_every_row_has_highwater_and_its_peers(self) -> None:
+        self.assertEqual({work.name for work in works() if work.is_fan_out}, FAN_OUT)
+        rows = {label: kind.rows for label, kind in by_label().items() if kind.rows & FAN_OUT}
+        self.assertEqual(rows.pop("floor-send-events"), EVENTS - {"events-stalled"})
+        self.assertEqual(rows, {"highwater-events": EVENTS, "node-events": EVENTS, "nchan-events": EVENTS, "highwater-live": LIVE, "node-live": LIVE})
+
+    def test_the_quick_rows_are_the_same_with_fewer_readers_and_say_so(self) -> None:
+        usual, quick = ([work for work in works(fan_out_divisor=divisor) if work.is_fan_out] for divisor in (1, 10))
+        self.assertEqual([work.name for work in usual], [work.name for work in quick])
+        for one, other in zip(usual, quick):
+            self.assertIn(one.name, report.SCENE_COLUMNS)
+            self.assertEqual(one.connections, 10 * other.connections)
+            self.assertIn(f"{other.connections:,}", other.title)
+            self.assertNotEqual(one.title, other.title)
+
+    def test_half_of_the_readers_stop_and_are_sent_more_than_the_kernel_holds(self) -> None:
+        for work in (work for work in works() if work.name.endswith("-stalled")):
+            options = dict(zip(work.arguments, work.arguments[1:]))
+            self.assertEqual(2 * int(options["--stalled-readers"]), work.connections)
+            sent = LONG_EVENTS * (16 << 10) if work.name in EVENTS else int(options["--live"]) * work.seconds
+            self.assertGreater(sent, 6e6)
+        self.assertEqual({rate: dict(zip(work.arguments, work.arguments[1:]))["--live"] for rate in LIVE_RATES for work in works()
+                          if work.name == f"live-{rate}"}, {4: "500000", 20: "2500000"})
+
+    def test_a_run_is_made_flat(self) -> None:
+        flat = fan_out.of_fan_out(FAN_OUT_RUN)
+        self.assertEqual((flat["p99_us"], flat["spread_us"], flat["stalled"], flat["stalled_dropped"]), (20_000.0, 15_000.0, 7, 4))
+        self.assertEqual((flat["resident_bytes_each"], flat["resident_bytes_each_after"]), (2048.0, 3072.0))
+        nothing = fan_out.of_fan_out(FAN_OUT_RUN | {"latency_us": None, "spread_us": None})
+        self.assertEqual((nothing["p99_us"], nothing["spread_us"]), (None, None))
+
+    def test_the_report_has_highwater_beside_its_peers(self) -> None:
+        events = self.rows("events", highwater={}, node={"cpu_us_per_delivery": 16.0, "deliveries_per_second": 50_000.0}, nchan={"resident_bytes_each": 1024.0})
+        live = self.rows("live-20", highwater={}, node={"p99_us": 30_000.0, "errors": {"missing": 2}})
+        text = report.markdown(figures.merge([result(events, live)]), "b.svg")
+        self.assertIn("| row | figure | highwater | node | ratio | nchan | ratio |", text)
+        many, fast = events["title"], live["title"]
+        for expected in (f"| {many} | deliveries/s | 250,000 | 50,000 | 5.00 | 250,000 | 1.00 |", f"| {many} | CPU us/delivery | 4 | 16 | 4.00 | 4 | 1.00 |",
+                         f"| {many} | resident bytes of a subscriber | 2,048 | 2,048 | 1.00 | 1,024 | 0.50 |", f"| {fast} | p99 us | 20,000 | 30,000 | 1.50 | - | - |",
+                         "| highwater | 250,000 | 4.00 | 10.000 | 20.000 | 30.000 | 40.000 | 15.000 | 2.00 | 3.00 | - |  |", "| missing: 2 |"):
+            self.assertIn(expected, text)
+        self.assertNotIn("### Highwater against the others", text)
+        self.assertNotIn("### Events and live media", report.markdown(figures.merge([result(row(highwater=1.0, nginx=1.0))]), "b.svg"))
+
+    def test_the_configurations(self) -> None:
+        with tempfile.TemporaryDirectory() as folder:
+            home = pathlib.Path(folder)
+            site = Site(home / "root", home, home / "uploads", 8080, 16_384)
+
+            def written(label: str, name: str) -> str:
+                by_label()[label].command("program", site)
+                return (home / name).read_text()
+
+            limits = {"connections": 16_384}
+            events = tomllib.loads(written("highwater-events", "highwater.toml"))
+            self.assertEqual(events, {"limits": limits, "route": [{"prefix": "/events", "events": {"history_events": 1000}}]})
+            live = tomllib.loads(written("highwater-live", "highwater.toml"))
+            self.assertEqual(live, {"limits": limits, "route": [{"prefix": "/live", "media": {"root": f"{home}/uploads"}, "live": {}}]})
+            nchan = written("nchan-events", "nginx.conf")
+            self.assertTrue(nchan.startswith(f"load_module {servers.NCHAN};\n"))
+            self.assertIn("nchan_message_buffer_length 1000;", nchan)
+
+    def test_without_its_module_nchan_is_missing_and_the_way_to_it_is_named(self) -> None:
+        with unittest.mock.patch.object(servers, "NCHAN", pathlib.Path("/nonexistent")), self.assertRaisesRegex(servers.Missing, "apt-get install"):
+            by_label()["nchan-events"].program()
 
 
 class Looking(unittest.TestCase):

@@ -4,7 +4,7 @@ use std::rc::Rc;
 
 use bytes::Bytes;
 
-use super::super::op::{Taken, WriteFrom};
+use super::super::op::{DirectoryMode, Taken, WriteFrom};
 use super::*;
 
 on_every_driver! {
@@ -185,7 +185,7 @@ fn only_names_of_files_are_taken_away(mut stage: Stage) {
     stage.add_file("file", b"content");
     let root = stage.root();
     let file = stage.open("file").unwrap();
-    let make = Op::MakeDirectory { directory: root, name: name("directory") };
+    let make = Op::MakeDirectory { directory: root, name: name("directory"), mode: DirectoryMode::Private };
     assert_eq!(stage.change(make), Ok(()));
     let unlink = |path| Op::Unlink { directory: root, name: name(path) };
     assert_eq!(stage.change(unlink("directory")), Err(libc::EISDIR));
@@ -207,7 +207,7 @@ fn a_file_is_made_under_a_free_name_only(mut stage: Stage) {
         assert_eq!(stage.finish(open).result.unwrap_err().raw_os_error(), Some(libc::EEXIST), "{taken}");
     }
     for taken in ["file", "new"] {
-        let make = Op::MakeDirectory { directory: root, name: name(taken) };
+        let make = Op::MakeDirectory { directory: root, name: name(taken), mode: DirectoryMode::Public };
         assert_eq!(stage.change(make), Err(libc::EEXIST));
     }
     for (path, error) in [("missing", libc::ENOENT), (".", libc::EISDIR), ("../file", libc::EXDEV)] {
@@ -247,7 +247,7 @@ fn a_close_never_overtakes_what_is_looked_up_late(mut stage: Stage) {
         |file, directory| Op::link(file, directory, name("linked")),
         |_, directory| open_op(directory, "file", Opening::Beneath),
         |_, directory| Op::Unlink { directory, name: name("gone") },
-        |_, directory| Op::MakeDirectory { directory, name: name("made") },
+        |_, directory| Op::MakeDirectory { directory, name: name("made"), mode: DirectoryMode::Private },
         |_, directory| Op::Rename {
             directory,
             name: name("old"),

@@ -1,8 +1,7 @@
-//! The listing of a directory, as a page and as JSON.
+//! What a directory holds, its form as JSON, and how its parts are written; the page for people is made by [`super::library`].
 //!
-//! Pure rendering: the caller reads the directory and leaves out what is not to be seen. The page is for people and
-//! for programs that walk it (rclone, `wget -r`, lftp), so every entry is one plain relative `<a href>`. A name that
-//! is not UTF-8 is shown with replacement characters and linked byte by byte. No script, no request for another file.
+//! Pure rendering: the caller reads the directory and leaves out what is not to be seen. A name that is not UTF-8 is shown with
+//! replacement characters and linked byte by byte.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -42,76 +41,31 @@ pub enum EntryKind {
     File,
 }
 
-/// The page for the directory `path`, decoded, with a slash at its start and its end.
-pub fn html<'a>(path: &'a [u8], listing: &'a Listing) -> impl fmt::Display + 'a {
-    Page { path: String::from_utf8_lossy(path), entries: sorted(&listing.entries), truncated: listing.truncated }
-}
-
-/// The same as JSON: `{"path", "entries": [{"name", "href", "type", "size", "modified"}], "truncated"}`.
+/// The directory `path`, decoded, with a slash at its start and its end, as JSON: `{"path", "entries": [{"name", "href", "type", "size", "modified"}], "truncated"}`.
 ///
 /// `type` is `directory` or `file`, `size` is in bytes and null for a directory, `modified` is in UTC (RFC 3339), and
 /// `href` is the link of the page, exact even where `name` had to be made readable.
 pub fn json<'a>(path: &'a [u8], listing: &'a Listing) -> impl fmt::Display + 'a {
-    Json(Page { path: String::from_utf8_lossy(path), entries: sorted(&listing.entries), truncated: listing.truncated })
+    Json { path: String::from_utf8_lossy(path), entries: sorted(&listing.entries), truncated: listing.truncated }
 }
 
 /// Directories first, then by name, byte by byte: the one order that is the same in every language.
-fn sorted(entries: &[Entry]) -> Vec<&Entry> {
+pub fn sorted(entries: &[Entry]) -> Vec<&Entry> {
     let mut sorted: Vec<&Entry> = entries.iter().collect();
     sorted.sort_by(|a, b| (a.kind, &a.name).cmp(&(b.kind, &b.name)));
     sorted
 }
 
-const STYLE: &str = "\
-:root{color-scheme:light dark}\
-body{font:1rem/1.5 system-ui,sans-serif;max-width:60rem;margin:2rem auto;padding:0 1rem;color:#1b1b1b;background:#fff}\
-h1{font-size:1.25rem;overflow-wrap:anywhere}\
-table{width:100%;border-collapse:collapse}\
-th,td{padding:.25rem .5rem;text-align:left;border-bottom:1px solid #ddd}\
-td:first-child{overflow-wrap:anywhere}\
-.n{text-align:right;white-space:nowrap;font-variant-numeric:tabular-nums}\
-a{color:#0b57d0}\
-@media(prefers-color-scheme:dark){\
-body{color:#e3e3e3;background:#161616}th,td{border-color:#3a3a3a}a{color:#a8c7fa}}";
-
-/// The page; entries are in the order they are shown.
-struct Page<'a> {
+/// The page as JSON, one entry after the other: a tree of them all would take many times the memory of its text.
+struct Json<'a> {
     path: Cow<'a, str>,
     entries: Vec<&'a Entry>,
     truncated: bool,
 }
 
-impl fmt::Display for Page<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let title = Escaped(&self.path);
-        write!(
-            f,
-            "<!DOCTYPE html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n\
-             <meta name=\"viewport\" content=\"width=device-width\">\n<title>{title}</title>\n\
-             <style>{STYLE}</style>\n</head>\n<body>\n<main>\n<h1>{title}</h1>\n<table>\n\
-             <thead><tr><th scope=\"col\">Name</th><th scope=\"col\" class=\"n\">Size</th>\
-             <th scope=\"col\" class=\"n\">Modified (UTC)</th></tr></thead>\n<tbody>\n"
-        )?;
-        if self.path != "/" {
-            f.write_str("<tr><td><a href=\"../\">../</a></td><td></td><td></td></tr>\n")?;
-        }
-        for entry in &self.entries {
-            row(f, entry)?;
-        }
-        f.write_str("</tbody>\n</table>\n")?;
-        if self.truncated {
-            f.write_str("<p>There are too many entries: not all of them are listed.</p>\n")?;
-        }
-        f.write_str("</main>\n</body>\n</html>\n")
-    }
-}
-
-/// The page as JSON, one entry after the other: a tree of them all would take many times the memory of its text.
-struct Json<'a>(Page<'a>);
-
 impl fmt::Display for Json<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Page { path, entries, truncated } = &self.0;
+        let Json { path, entries, truncated } = self;
         write!(f, "{{\"path\":{},\"entries\":[", json!(path))?;
         for (index, entry) in entries.iter().enumerate() {
             let comma = if index == 0 { "" } else { "," };
@@ -131,24 +85,12 @@ fn json_entry(entry: &Entry) -> serde_json::Value {
         "href": Href(entry).to_string(),
         "type": kind,
         "size": size,
-        "modified": format!("{}Z", Time { seconds: entry.modified, between: "T" }),
+        "modified": Utc(entry.modified).to_string(),
     })
 }
 
-fn row(f: &mut fmt::Formatter<'_>, entry: &Entry) -> fmt::Result {
-    let (name, slash) = (String::from_utf8_lossy(&entry.name), slash_of(entry));
-    write!(f, "<tr><td><a href=\"{}\">{}{slash}</a></td><td class=\"n\">", Href(entry), Escaped(&name))?;
-    match entry.kind {
-        EntryKind::Directory => {}
-        EntryKind::File => write!(f, "<data value=\"{}\">{}</data>", entry.len, HumanLen(entry.len))?,
-    }
-    let (machine, human) =
-        (Time { seconds: entry.modified, between: "T" }, Time { seconds: entry.modified, between: " " });
-    writeln!(f, "</td><td class=\"n\"><time datetime=\"{machine}Z\">{human}</time></td></tr>")
-}
-
 /// The link to an entry, relative to its directory.
-struct Href<'a>(&'a Entry);
+pub struct Href<'a>(pub &'a Entry);
 
 impl fmt::Display for Href<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -156,7 +98,8 @@ impl fmt::Display for Href<'_> {
     }
 }
 
-fn slash_of(entry: &Entry) -> &'static str {
+/// What is behind the name of an entry.
+pub fn slash_of(entry: &Entry) -> &'static str {
     match entry.kind {
         EntryKind::Directory => "/",
         EntryKind::File => "",
@@ -164,7 +107,7 @@ fn slash_of(entry: &Entry) -> &'static str {
 }
 
 /// Text that is safe between tags and between quotes.
-struct Escaped<'a>(&'a str);
+pub struct Escaped<'a>(pub &'a str);
 
 impl fmt::Display for Escaped<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -185,7 +128,7 @@ impl fmt::Display for Escaped<'_> {
 }
 
 /// A length for people: three digits and a binary unit, rounded down.
-struct HumanLen(u64);
+pub struct HumanLen(pub u64);
 
 impl fmt::Display for HumanLen {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -202,21 +145,31 @@ impl fmt::Display for HumanLen {
     }
 }
 
-/// A time in UTC, `2024-01-31T12:00:00`, with `between` in the place of the `T`.
-struct Time {
-    seconds: u64,
-    between: &'static str,
-}
+/// A time in seconds since the epoch for programs, `2024-01-31T12:00:00Z` (RFC 3339).
+pub struct Utc(pub u64);
 
-impl fmt::Display for Time {
+impl fmt::Display for Utc {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        // 9999-12-31T23:59:59, the last second with a year of four digits.
-        let seconds = self.seconds.min(253_402_300_799);
+        let seconds = self.0.min(LAST_SECOND);
         let (year, month, day) = civil(seconds / 86_400);
         let (hour, minute, second) = (seconds / 3600 % 24, seconds / 60 % 60, seconds % 60);
-        write!(f, "{year:04}-{month:02}-{day:02}{}{hour:02}:{minute:02}:{second:02}", self.between)
+        write!(f, "{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}Z")
     }
 }
+
+/// The same for people, to the minute: `2024-01-31 12:00`.
+pub struct HumanUtc(pub u64);
+
+impl fmt::Display for HumanUtc {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let seconds = self.0.min(LAST_SECOND);
+        let (year, month, day) = civil(seconds / 86_400);
+        write!(f, "{year:04}-{month:02}-{day:02} {:02}:{:02}", seconds / 3600 % 24, seconds / 60 % 60)
+    }
+}
+
+/// 9999-12-31T23:59:59, the last second with a year of four digits.
+const LAST_SECOND: u64 = 253_402_300_799;
 
 /// Year, month and day of a day counted from 1970-01-01 (Howard Hinnant, "chrono-compatible low-level date
 /// algorithms"): years begin in March there, so that the leap day is the last.
@@ -247,41 +200,6 @@ mod tests {
 
     fn listing(entries: impl Into<Vec<Entry>>) -> Listing {
         Listing { entries: entries.into(), truncated: false }
-    }
-
-    fn links(page: &str) -> Vec<&str> {
-        page.split("<a href=\"").skip(1).filter_map(|rest| rest.split('"').next()).collect()
-    }
-
-    #[test]
-    fn p4_links_are_plain_relative_and_exact() {
-        let entries = [file("b c.mp4", 1), file("a:b?#%.ts", 2), file(b"\xff.ts", 3), directory("z"), directory("<y>")];
-        let page = html(b"/x/", &listing(entries)).to_string();
-        assert_eq!(links(&page), ["../", "%3Cy%3E/", "z/", "a%3Ab%3F%23%25.ts", "b%20c.mp4", "%FF.ts"]);
-        assert!(page.contains(">&lt;y&gt;/</a>") && page.contains(">\u{fffd}.ts</a>"));
-    }
-
-    #[test]
-    fn p4_the_root_has_no_parent() {
-        assert_eq!(links(&html(b"/", &listing([])).to_string()), Vec::<&str>::new());
-        assert_eq!(links(&html(b"/a/", &listing([])).to_string()), ["../"]);
-    }
-
-    #[test]
-    fn names_and_path_are_escaped() {
-        let page = html(b"/<script>&\"'/", &listing([file("<img src=x onerror='1'>&amp;\"", 1)])).to_string();
-        assert!(!page.contains("<script") && !page.contains("<img"));
-        assert!(page.contains("<h1>/&lt;script&gt;&amp;&quot;&#39;/</h1>"));
-        assert!(page.contains(">&lt;img src=x onerror=&#39;1&#39;&gt;&amp;amp;&quot;</a>"));
-    }
-
-    #[test]
-    fn a_row_tells_size_and_date() {
-        let page = html(b"/", &listing([file("a", 1536)])).to_string();
-        assert!(page.contains(
-            "<tr><td><a href=\"a\">a</a></td><td class=\"n\"><data value=\"1536\">1.5 KiB</data></td>\
-             <td class=\"n\"><time datetime=\"1994-11-06T08:49:37Z\">1994-11-06 08:49:37</time></td></tr>"
-        ));
     }
 
     #[test]
@@ -319,13 +237,14 @@ mod tests {
     #[test]
     fn times_are_of_the_calendar() {
         for (seconds, expected) in [
-            (0, "1970-01-01 00:00:00"),
-            (951_782_399, "2000-02-28 23:59:59"),
-            (951_782_400, "2000-02-29 00:00:00"),
-            (4_107_542_400, "2100-03-01 00:00:00"),
-            (u64::MAX, "9999-12-31 23:59:59"),
+            (0, "1970-01-01T00:00:00Z"),
+            (951_782_399, "2000-02-28T23:59:59Z"),
+            (951_782_400, "2000-02-29T00:00:00Z"),
+            (4_107_542_400, "2100-03-01T00:00:00Z"),
+            (u64::MAX, "9999-12-31T23:59:59Z"),
         ] {
-            assert_eq!(Time { seconds, between: " " }.to_string(), expected);
+            assert_eq!(Utc(seconds).to_string(), expected);
+            assert_eq!(HumanUtc(seconds).to_string(), expected[..16].replace('T', " "));
         }
     }
 
@@ -339,12 +258,6 @@ mod tests {
             let months = ["Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec"];
             let expected = format!("{day:02} {} {year:04}", months[month as usize - 1]);
             prop_assert!(date.contains(&expected), "{date} {expected}");
-        }
-
-        #[test]
-        fn p4_any_name_stays_one_link(name in proptest::collection::vec(any::<u8>(), 1..30)) {
-            let page = html(b"/", &listing([file(name, 1)])).to_string();
-            prop_assert_eq!(links(&page).len(), 1);
         }
     }
 }

@@ -4,15 +4,18 @@
 //! 1. the method: GET and HEAD are answered, OPTIONS is a preflight, anything else is 405;
 //! 2. the path: decoded once, dotfiles hidden (P1);
 //! 3. what it names, beneath the root: an open file, or a directory with an index, a listing, or the redirect to its slash;
-//! 4. for a text type, a precompressed sibling that the client accepts (R11);
+//! 4. with `?info`, what is known of the file instead of the file; for a text type, a precompressed sibling that the client accepts (R11);
 //! 5. the conditions (R1–R3), against validators from the very descriptor that is sent (R13);
 //! 6. the ranges (R4–R9);
 //! 7. the reply, held to the route's rates.
 //!
 //! CORS fields go on every reply, whatever its status (H2).
 
+mod info;
+mod library;
 mod listing;
 mod open_files;
+mod play_time;
 mod rates;
 mod shared;
 
@@ -26,11 +29,12 @@ use self::listing::Listing;
 use self::open_files::{Current, Found, NotFound, OpenFile, OpenFiles};
 use self::rates::Rates;
 use self::shared::Shared;
-use crate::config::MediaConfig;
+use crate::config::{MediaConfig, UploadPlace};
 use crate::http::{AddressRates, Answer, Body, FileRegion, Handler, MakeHandler, Request, Response, Segment, Worker};
 use crate::limits::Limits;
 use crate::proto::conditional::{self, REPEATED_IN_NOT_MODIFIED, Validators, Verdict};
 use crate::proto::content_coding::{self, Coding};
+use crate::proto::content_types::ContentTypes;
 use crate::proto::cors::Cors;
 use crate::proto::http1::encode::ResponseHead;
 use crate::proto::pattern::Pattern;
@@ -44,6 +48,8 @@ pub struct Media {
     config: MediaConfig,
     /// What all workers' transfers of one client share.
     addresses: Option<Arc<AddressRates>>,
+    /// Where the pages of its listings upload to.
+    uploads: Arc<[UploadPlace]>,
 }
 
 impl Media {
@@ -54,7 +60,13 @@ impl Media {
     pub fn new(config: MediaConfig) -> Result<Self, crate::error::Error> {
         config.check().map_err(crate::error::Error::operator)?;
         let addresses = config.limit_rate_address.map(AddressRates::new);
-        Ok(Media { config, addresses })
+        Ok(Media { config, addresses, uploads: Arc::default() })
+    }
+
+    /// The same, whose listings let people upload to these places. Whether an upload is taken is those routes' affair.
+    #[must_use]
+    pub(crate) fn with_uploads(self, places: Vec<UploadPlace>) -> Self {
+        Media { uploads: places.into(), ..self }
     }
 }
 
@@ -69,6 +81,9 @@ struct MediaHandler(Rc<Folder>);
 impl Handler for MediaHandler {
     fn call(&self, request: Request) -> Answer {
         self.0.shared.sweep();
+        if request.is_afresh() {
+            self.0.forget(&request);
+        }
         if let Some(response) = self.0.answer_now(&request) {
             return self.0.share(&request, response).into();
         }
@@ -86,6 +101,8 @@ struct Folder {
     config: MediaConfig,
     cors: Option<Cors>,
     cache_control: Vec<(Pattern, String)>,
+    types: ContentTypes,
+    uploads: Arc<[UploadPlace]>,
     shared: Rc<Shared>,
     files: OpenFiles,
     rates: Option<Rates>,
@@ -102,6 +119,8 @@ impl Folder {
             config: config.clone(),
             cors: config.sharing(),
             cache_control: config.cache_control.iter().filter_map(rule).collect(),
+            types: ContentTypes::new(config.content_types.clone()),
+            uploads: media.uploads.clone(),
             files: OpenFiles::new(&config.root, worker, &shared),
             shared,
             rates: Rates::of(config, media.addresses.clone()),
@@ -110,7 +129,7 @@ impl Folder {
 
     /// The usual case, without a future: a file whose open descriptor is at hand and that has no other representation.
     fn answer_now(&self, request: &Request) -> Option<Response> {
-        if !matches!(*request.method(), Method::GET | Method::HEAD) {
+        if !matches!(*request.method(), Method::GET | Method::HEAD) || wants_info(request) {
             return None;
         }
         let path = target::normalize(request.path_in_route()).ok()?;
@@ -122,6 +141,13 @@ impl Folder {
             || content_coding::acceptable(request.fields()).next().is_none();
         let at_hand = alone && self.rates.as_ref().is_none_or(|rates| rates.are_known(&file));
         at_hand.then(|| self.reply(request, &path.path, &file, None, Some(believed)))
+    }
+
+    /// Looks the request's path up again, whatever is known of it.
+    fn forget(&self, request: &Request) {
+        if let Ok(path) = target::normalize(request.path_in_route()) {
+            self.files.forget(&path.path);
+        }
     }
 
     /// The same reply, with what other sites' pages may do with it.
@@ -187,34 +213,39 @@ impl Folder {
     async fn listing(&self, request: &Request, path: &NormalPath<'_>) -> Response {
         let shown = if path.path.is_empty() { b"/".to_vec() } else { [b"/", &*path.path, b"/"].concat() };
         let is_json = prefers_json(request);
-        let budget = self.shared.listings.clone();
+        let (budget, types) = (self.shared.listings.clone(), self.types.clone());
+        let upload = library::upload_url(&self.uploads, &path.path);
         let render = move |listing: &Listing| {
-            let page = if is_json {
+            let text = if is_json {
                 budget.print(listing::json(&shown, listing))
             } else {
-                budget.print(listing::html(&shown, listing))
+                budget.print(library::rows(&shown, listing, &types, upload.as_deref()))
             };
-            page.ok_or(NotFound::Busy)
+            text.ok_or(NotFound::Busy)
         };
         let limit = self.worker.limits.listing_entries;
-        let page = match self.files.list(&path.path, self.config.hidden, limit, render).await {
-            Ok(page) => page,
+        let text = match self.files.list(&path.path, self.config.hidden, limit, render).await {
+            Ok(text) => text,
             Err(why) => return not_found(why),
         };
-        let content_type = if is_json { "application/json" } else { "text/html; charset=utf-8" };
-        Response::new(StatusCode::OK)
-            .field("Content-Type", content_type)
+        let response = Response::new(StatusCode::OK)
             .field("X-Content-Type-Options", "nosniff")
-            .field(
-                "Content-Security-Policy",
-                "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'",
-            )
             .field("Cache-Control", "no-cache")
-            .field("Vary", "Accept")
-            .with_body(page)
+            .field("Vary", "Accept");
+        if is_json {
+            return response.field("Content-Type", "application/json").with_body(text);
+        }
+        response
+            .field("Content-Type", "text/html; charset=utf-8")
+            .field("Content-Security-Policy", library::policy())
+            .field("Referrer-Policy", "no-referrer")
+            .with_body(library::body(text))
     }
 
     async fn file(&self, request: &Request, path: &[u8], plain: Rc<OpenFile>) -> Response {
+        if wants_info(request) {
+            return Box::pin(self.info(path, &plain)).await;
+        }
         let negotiable = self.describe(&plain, path).negotiable;
         let sibling = if negotiable { self.sibling(request, path, &plain).await } else { None };
         if let Some(rates) = &self.rates {
@@ -222,6 +253,13 @@ impl Folder {
             Box::pin(rates.learn(&self.worker, file)).await;
         }
         self.reply(request, path, &plain, sibling, None)
+    }
+
+    async fn info(&self, path: &[u8], file: &OpenFile) -> Response {
+        match info::of(&self.worker, file, path, &self.describe(file, path).content_type).await {
+            Ok(text) => Response::new(StatusCode::OK).with_json(text),
+            Err(error) => not_found(NotFound::of(&error)),
+        }
     }
 
     /// The reply with a file, or with the sibling that stands for it. One that nothing else could have been chosen for may be
@@ -332,17 +370,8 @@ impl Folder {
             let mut serving = ResponseHead::new(StatusCode::OK);
             serving.field("Accept-Ranges", b"bytes");
             serving.field("X-Content-Type-Options", b"nosniff");
-            Description { content_type: self.content_type(path).to_owned(), negotiable, caching, serving }
+            Description { content_type: self.types.of(path).to_owned(), negotiable, caching, serving }
         })
-    }
-
-    fn content_type(&self, path: &[u8]) -> &str {
-        if self.config.content_types.is_empty() {
-            return media_type::of(path);
-        }
-        let extension = path.rsplit(|b| *b == b'.').next().unwrap_or_default().to_ascii_lowercase();
-        let own = std::str::from_utf8(&extension).ok().and_then(|extension| self.config.content_types.get(extension));
-        own.map_or_else(|| media_type::of(path), String::as_str)
     }
 }
 
@@ -386,6 +415,11 @@ fn download(request: &Request, path: &[u8]) -> Option<String> {
             Some(disposition::attachment(&String::from_utf8_lossy(name)))
         }
     }
+}
+
+/// `?info` asks about the file, see [`info`].
+fn wants_info(request: &Request) -> bool {
+    target::query_flag(request.query(), "info") != QueryFlag::Absent
 }
 
 /// A program asks for JSON by name; a browser names HTML.

@@ -22,7 +22,7 @@ use nix::sys::stat::{Mode, fstat};
 
 use super::Description;
 use super::listing::{Entry, EntryKind, Listing};
-use super::rates::Bitrate;
+use super::play_time::PlayTime;
 use super::shared::{Cached, Entries, Shared};
 use crate::driver::{FileKind, FileStat};
 use crate::http::{Holds, Worker};
@@ -92,8 +92,8 @@ pub struct OpenFile {
     identity: (u64, u64),
     /// What its path says of it.
     pub(super) description: OnceCell<Description>,
-    /// What the media in it tells.
-    pub(super) bitrate: Bitrate,
+    /// How long the media in it plays.
+    pub(super) play_time: PlayTime,
     known: RefCell<Option<Known>>,
 }
 
@@ -251,6 +251,13 @@ impl OpenFiles {
         }
     }
 
+    /// Believes nothing of what `path` names any more.
+    pub fn forget(&self, path: &[u8]) {
+        let gone = self.cache.borrow_mut().pop(path);
+        // Outside of the borrow: the last handle on a file closes it.
+        drop(gone);
+    }
+
     /// What `path`, relative to the root, names.
     pub async fn find(&self, path: &[u8]) -> Result<Found, NotFound> {
         let root = self.root().await?;
@@ -359,7 +366,7 @@ impl OpenFiles {
                 worker: self.worker.clone(),
                 identity: identity(&stat),
                 description: OnceCell::new(),
-                bitrate: Bitrate::default(),
+                play_time: PlayTime::default(),
                 known: RefCell::default(),
             }))),
         }

@@ -1,10 +1,7 @@
 //! What the files of a route are held to: bounds of the operator's, and the average bitrate of the media in them.
 //!
-//! The bitrate is told once for each version of an open file, by reading what is in memory if that is enough, else through the
-//! ring. So a request whose file is known still costs no future.
+//! The bitrate is a file's length over its duration, see [`super::play_time`].
 
-use std::cell::RefCell;
-use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,8 +10,6 @@ use super::open_files::OpenFile;
 use crate::config::{Factor, MediaConfig, RateSource};
 use crate::driver::FileStat;
 use crate::http::{AddressRates, Pacing, Response, Worker};
-use crate::proto::media_duration::{Probe, READ_LEN};
-use crate::rt::fs::File;
 
 /// The bounds of one route, as one worker has them.
 pub struct Rates {
@@ -35,15 +30,14 @@ impl Rates {
 
     /// Whether there is nothing to wait for before [`Rates::hold`].
     pub fn are_known(&self, file: &OpenFile) -> bool {
-        self.unknown(file).is_none_or(|stat| file.bitrate.tell_now(&file.file, &stat))
+        self.unknown(file).is_none_or(|stat| file.play_time.tell_now(&file.file, &stat))
     }
 
     /// Waits until there is nothing to wait for.
     pub async fn learn(&self, worker: &Worker, file: &OpenFile) {
-        if let Some(stat) = self.unknown(file)
-            && !file.bitrate.tell_now(&file.file, &stat)
-        {
-            file.bitrate.tell(worker, &file.file, &stat).await;
+        if let Some(stat) = self.unknown(file) {
+            // A file that can't be read is not held by its bitrate; sending it fails in its own way.
+            let _ = file.play_time.tell(worker, &file.file, &stat).await;
         }
     }
 
@@ -51,77 +45,18 @@ impl Rates {
     fn unknown(&self, file: &OpenFile) -> Option<FileStat> {
         self.factor?;
         // A file that can't be looked at is the reply's trouble.
-        file.file.stat().ok().filter(|stat| stat.len > self.burst && !file.bitrate.is_known_of(stat))
+        file.file.stat().ok().filter(|stat| stat.len > self.burst && !file.play_time.is_known_of(stat))
     }
 
     /// The reply with this file, held to what is known.
     pub fn hold(&self, response: Response, file: &OpenFile, peer: Option<SocketAddr>) -> Response {
-        let of_file = self.factor.and_then(|factor| Some(factor.of(file.bitrate.told()?)));
+        let of_file = self.factor.and_then(|factor| {
+            let (len, duration) = file.play_time.told()?;
+            Some(factor.of(average_rate(len, duration)))
+        });
         let address = self.addresses.as_ref().zip(peer).map(|(rates, peer)| rates.share(peer.ip()));
         response.paced(Pacing { rate: self.limit.into_iter().chain(of_file).min(), burst: self.burst, address })
     }
-}
-
-/// The average bitrate of an open file, in bytes a second.
-#[derive(Default)]
-pub struct Bitrate(RefCell<Option<Box<Told>>>);
-
-/// What a version of the file told, which may be nothing.
-struct Told {
-    stat: FileStat,
-    rate: Option<u64>,
-}
-
-impl Bitrate {
-    fn is_known_of(&self, stat: &FileStat) -> bool {
-        self.0.borrow().as_ref().is_some_and(|told| told.stat == *stat)
-    }
-
-    /// What was told last.
-    fn told(&self) -> Option<u64> {
-        self.0.borrow().as_ref()?.rate
-    }
-
-    fn note(&self, stat: &FileStat, duration: Option<Duration>) {
-        let rate = duration.map(|duration| average_rate(stat.len, duration));
-        *self.0.borrow_mut() = Some(Box::new(Told { stat: *stat, rate }));
-    }
-
-    /// Looks at what is in memory; whether that was enough.
-    fn tell_now(&self, file: &File, stat: &FileStat) -> bool {
-        let mut probe = Probe::new(stat.len);
-        let mut bytes = [0; READ_LEN];
-        while let Some((offset, len)) = probe.wanted() {
-            // Cold, cut meanwhile or broken: left to the way that can wait.
-            if file.read_resident(offset, &mut bytes[..len]).is_ok_and(|read| read == len) {
-                probe.feed(&bytes[..len]);
-            } else {
-                return false;
-            }
-        }
-        self.note(stat, probe.duration());
-        true
-    }
-
-    async fn tell(&self, worker: &Worker, file: &File, stat: &FileStat) {
-        match read_duration(worker, file, stat.len).await {
-            Ok(duration) => self.note(stat, duration),
-            // The next request tries again; nothing of an earlier version holds for this one.
-            Err(_) => *self.0.borrow_mut() = None,
-        }
-    }
-}
-
-/// Reads from the disk what the probe wants, one short read at a time.
-async fn read_duration(worker: &Worker, file: &File, len: u64) -> io::Result<Option<Duration>> {
-    let mut probe = Probe::new(len);
-    while let Some((offset, len)) = probe.wanted() {
-        let buf = worker.runtime.transfer_pool().acquire().await;
-        let (read, buf) = file.read(offset, len, buf).await;
-        read?;
-        probe.feed(&buf);
-    }
-    Ok(probe.duration())
 }
 
 /// Bytes a second, at least one.

@@ -7,15 +7,11 @@ use std::rc::Rc;
 
 use http::StatusCode;
 
-use super::place::{Draft, Target};
 use super::quota::Reservation;
-use super::raw::look_up;
-use super::refusal::Refusal;
 use super::reply::{Receipt, Stored, TextField};
-use super::sink::Sink;
 use super::{Inbox, route_of};
 use crate::config::{Names, OnConflict};
-use crate::http::{Chunk, FormEvent, PartHead, Request, Response, Share};
+use crate::http::{Chunk, Draft, FormEvent, PartHead, Refusal, Request, Response, Share, Sink, Target, look_up};
 use crate::limits::Limits;
 use crate::proto::http1::encode::ResponseHead;
 use crate::proto::media_type::SNIFF_LEN;

@@ -5,7 +5,7 @@ use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
 
-use super::sink::Sink;
+use crate::http::Sink;
 use crate::rt::Runtime;
 use crate::rt::timer::Timer;
 

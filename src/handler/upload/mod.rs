@@ -19,13 +19,10 @@
 
 mod form;
 mod intake;
-mod place;
 mod quota;
 mod raw;
-mod refusal;
 mod reply;
 mod resumable;
-mod sink;
 
 use std::ops::Deref;
 use std::rc::Rc;
@@ -35,14 +32,14 @@ use std::thread::Thread;
 use http::{Method, StatusCode};
 
 use self::intake::Intake;
-use self::place::Target;
 use self::quota::{Quota, Reservation};
-use self::refusal::Refusal;
 use self::resumable::locks::Locks;
 use self::resumable::{ietf, sweep, tus};
 use crate::config::UploadConfig;
 use crate::error::Error;
-use crate::http::{Answer, Handler, MakeHandler, Request, Response, Share, Worker};
+use crate::http::{
+    Answer, Handler, MakeHandler, Refusal, Request, Response, Share, Target, Worker, check_fields, random,
+};
 use crate::proto::cors::Cors;
 use crate::proto::pattern::Pattern;
 use crate::proto::{media_type, target, upload_name};
@@ -188,7 +185,7 @@ impl Inbox {
 
     /// Stores a raw body, so that it can be resumed if the client asks for that.
     async fn store(self: &Rc<Self>, mut request: Request, target: Option<Target>) -> Result<Response, Refusal> {
-        raw::check_fields(&request)?;
+        check_fields(request.fields())?;
         if self.config.resumable {
             match ietf::creation(self, &mut request) {
                 Ok(Some(creation)) => return Box::pin(ietf::create(self, request, creation, target)).await,
@@ -289,7 +286,7 @@ impl Inbox {
     /// A name of our own for a file, with the extension of the client's name where that tells nothing else than its bytes do: a
     /// page must not come back from under the name of a picture.
     fn generated_name(&self, client_name: Option<&str>, media_type: &str) -> Result<String, Refusal> {
-        let random = place::random().map_err(|error| Refusal::failed("there is no randomness", error))?;
+        let random = random().map_err(|error| Refusal::failed("there is no randomness", error))?;
         let extension = client_name.and_then(|name| name.rsplit_once('.')).map(|(_, extension)| extension);
         let agrees = |extension: &&str| {
             let named = media_type::of(format!("x.{extension}").as_bytes());
@@ -327,9 +324,4 @@ fn is_form(request: &Request) -> bool {
     let value = request.fields().get("Content-Type").unwrap_or_default();
     let media_type = value.split(|byte| *byte == b';').next().unwrap_or_default();
     media_type.trim_ascii().eq_ignore_ascii_case(b"multipart/form-data")
-}
-
-/// Bytes as text.
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().fold(String::with_capacity(2 * bytes.len()), |text, byte| format!("{text}{byte:02x}"))
 }

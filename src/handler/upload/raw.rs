@@ -5,15 +5,11 @@ use std::rc::Rc;
 use futures_util::StreamExt;
 use http::StatusCode;
 
-use super::place::{Draft, Target};
 use super::quota::Reservation;
-use super::refusal::Refusal;
 use super::reply::{Receipt, Stored};
-use super::sink::Sink;
 use super::{Inbox, route_of};
 use crate::config::OnConflict;
-use crate::driver::FileKind;
-use crate::http::{BodyReader, Request, Response};
+use crate::http::{BodyReader, Draft, Refusal, Request, Response, Sink, Target, look_up};
 use crate::proto::http1::encode::ResponseHead;
 use crate::rt::fs::File;
 
@@ -133,36 +129,6 @@ async fn receive(
 /// Whether no file may be replaced, whatever the route does (RFC 9110 §13.1.2).
 pub(super) fn wants_new(request: &Request) -> bool {
     request.fields().get("If-None-Match").is_some_and(|value| value.trim_ascii() == b"*")
-}
-
-/// What a body that is stored as it is may not say of itself.
-pub(super) fn check_fields(request: &Request) -> Result<(), Refusal> {
-    let fields = request.fields();
-    // RFC 9110 §14.5: a part of a file is not the file.
-    if fields.contains("Content-Range") {
-        let text = "A part of a file can't be put in its place; use a resumable upload.";
-        return Err(Refusal::new(StatusCode::BAD_REQUEST, "CONTENT_RANGE", text));
-    }
-    let coding = fields.get("Content-Encoding").unwrap_or_default();
-    if !coding.is_empty() && !coding.eq_ignore_ascii_case(b"identity") {
-        let text = "The file has to be sent without a content coding.";
-        return Err(Refusal::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "CONTENT_ENCODING", text));
-    }
-    Ok(())
-}
-
-/// The length of the file that has this name, if there is one.
-pub(super) async fn look_up(directory: &File, name: &str) -> Result<Option<u64>, Refusal> {
-    match directory.open_beneath(name.as_bytes()).await.and_then(|file| file.stat()) {
-        Ok(stat) if stat.kind == FileKind::Regular => Ok(Some(stat.len)),
-        Ok(_) => Err(Refusal::taken()),
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
-        // A link that leaves the folder, or a socket, is something, and no file of ours (P1).
-        Err(error) if matches!(error.raw_os_error(), Some(libc::EXDEV | libc::ELOOP | libc::ENXIO)) => {
-            Err(Refusal::taken())
-        }
-        Err(error) => Err(Refusal::failed("a name can't be looked up", error)),
-    }
 }
 
 /// See [`wants_new`].

@@ -154,7 +154,9 @@ impl Launch {
         if self.listen {
             arguments.extend(["--listen".into(), "127.0.0.1:0".into()]);
         }
-        arguments.extend(["--admin".into(), "127.0.0.1:0".into()]);
+        if !given("--admin") {
+            arguments.extend(["--admin".into(), "127.0.0.1:0".into()]);
+        }
         if let Some(config) = &self.config {
             fs::write(config_path, config).expect("a configuration file");
             arguments.extend(["--config".into(), config_path.into()]);

@@ -6,12 +6,15 @@ use std::time::Duration;
 
 use clap::Parser;
 
+use crate::fan_out::{self, Medium, Options, Writing};
 use crate::targets::{Choice, Target, Targets, check_path, expand, parse_list};
 use crate::units;
 use crate::upload::{Content, Form, Upload};
 use crate::verify::{Verifier, local_path};
 
 /// An HTTP/1.1 load generator for file servers: one thread, epoll, bodies discarded in the kernel.
+///
+/// Also for what is read while it is made, by many at once: server-sent events (--subscribe) and live media (--live).
 ///
 /// Every reply is checked: status, framing, length, and Content-Range against the range that was asked for. With --verify the
 /// bytes are compared too. A run without errors exits 0, one with errors 1, wrong use 2.
@@ -38,8 +41,8 @@ pub struct Args {
     #[arg(long, default_value = "0s", value_parser = units::duration)]
     warmup: Duration,
 
-    /// End after this many requests, or uploads, if that is earlier.
-    #[arg(short = 'n', long, visible_alias = "uploads", value_name = "N")]
+    /// End after this many requests, uploads, events or pieces, if that is earlier.
+    #[arg(short = 'n', long, visible_aliases = ["uploads", "events"], value_name = "N")]
     requests: Option<u64>,
 
     /// Upload instead of asking: files named load-CONNECTION-NUMBER, to the URL's path or (put, chunked) under it. The figures of
@@ -51,12 +54,15 @@ pub struct Args {
     #[arg(long, value_name = "SIZE", value_parser = units::size, requires = "upload")]
     size: Option<u64>,
 
+    #[command(flatten)]
+    fan_out: Options,
+
     /// Ask for each file on a connection of its own (`Connection: close`).
     #[arg(long)]
     no_keep_alive: bool,
 
     /// Ask for random ranges of this many bytes, in random files.
-    #[arg(long, value_name = "LEN", value_parser = size_above_0)]
+    #[arg(long, value_name = "LEN", value_parser = units::size_above_0)]
     random_range: Option<u64>,
 
     /// The length of every file whose length is not given otherwise (a list, or --verify-root).
@@ -77,7 +83,7 @@ pub struct Args {
     verify_root: Option<PathBuf>,
 
     /// Each connection reads this many bytes of body a second and no more.
-    #[arg(long, value_name = "BYTES", value_parser = size_above_0, conflicts_with_all = ["stall_after", "idle"])]
+    #[arg(long, value_name = "BYTES", value_parser = units::size_above_0, conflicts_with_all = ["stall_after", "idle"])]
     rate: Option<u64>,
 
     /// Each connection stops reading once it has this much of a body (or what came with the head, if that is more), and stays.
@@ -90,7 +96,7 @@ pub struct Args {
 
     /// Open loop: R requests a second are due whether or not the server keeps up. Latency counts from the moment at which a
     /// request was due, so that a stall is charged to all who would have waited (no coordinated omission).
-    #[arg(long, value_name = "R", value_parser = requests_per_second, conflicts_with_all = ["stall_after", "idle"])]
+    #[arg(long, value_name = "R", value_parser = units::per_second, conflicts_with_all = ["stall_after", "idle"])]
     rps: Option<f64>,
 
     /// A request without any progress for this long is an error.
@@ -115,7 +121,7 @@ pub struct Args {
     json: bool,
 
     /// Measure what the SHA-256 of SIZE bytes in memory costs (with --cpu on that processor), and end.
-    #[arg(long, value_name = "SIZE", value_parser = size_above_0, conflicts_with_all = ["urls", "write_fixture"])]
+    #[arg(long, value_name = "SIZE", value_parser = units::size_above_0, conflicts_with_all = ["urls", "write_fixture"])]
     hash: Option<u64>,
 
     /// Write a file of SIZE bytes for --verify, and end.
@@ -131,6 +137,8 @@ const DOWNLOADS_ONLY: [&str; 7] = ["paths", "random_range", "file_size", "verify
 pub enum Task {
     /// Put load on a server.
     Load(Box<Plan>),
+    /// Write what many read.
+    FanOut(Box<fan_out::Plan>),
     /// Write a file of this length for `--verify`.
     WriteFixture(PathBuf, u64),
     /// Hash this many bytes.
@@ -235,6 +243,9 @@ impl Args {
             return Err(format!("{} and {} are two servers; a run loads one", first.authority, other.authority));
         }
         let list = self.targets(&urls)?;
+        if let Some(writing) = self.fan_out.writing(self.connections)? {
+            return Ok(Task::FanOut(Box::new(self.fan_out(writing, first, list, output)?)));
+        }
         Ok(Task::Load(Box::new(Plan {
             address: first.address()?,
             upload: self.upload(&list)?,
@@ -259,6 +270,46 @@ impl Args {
             cpu: self.cpu,
             output,
         })))
+    }
+
+    fn fan_out(self, writing: Writing, url: &Url, list: Vec<Target>, output: Output) -> Result<fan_out::Plan, String> {
+        let paths: Vec<String> = list.into_iter().map(|target| target.path).collect();
+        let (writer, write_paths) = match &writing.publish_to {
+            Some(to) => {
+                let to = Url::parse(to)?;
+                let paths = expand(&to.path)?;
+                (to, paths)
+            }
+            None => (url.clone(), paths.clone()),
+        };
+        if paths.len() != write_paths.len() || paths.is_empty() {
+            return Err(format!(
+                "{} paths are read and {} are written to; both are the same",
+                paths.len(),
+                write_paths.len()
+            ));
+        }
+        if writing.medium == Medium::Live && paths.len() > 1 {
+            return Err("one encoder writes to one path".to_string());
+        }
+        let accept = if writing.medium == Medium::Events { "Accept: text/event-stream\r\n" } else { "" };
+        Ok(fan_out::Plan {
+            address: url.address()?,
+            write_address: writer.address()?,
+            fields: [accept.as_bytes(), &self.fields(&url.authority)].concat(),
+            write_fields: self.fields(&writer.authority),
+            paths,
+            write_paths,
+            readers: self.connections as usize,
+            writing,
+            warmup: self.warmup,
+            duration: self.duration,
+            units_max: self.requests.unwrap_or(u64::MAX),
+            timeout: self.timeout,
+            pids: self.pid,
+            cpu: self.cpu,
+            output,
+        })
     }
 
     fn manner(&self) -> Manner {
@@ -324,7 +375,7 @@ impl Args {
     }
 }
 
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 struct Url {
     authority: String,
     path: String,
@@ -350,17 +401,6 @@ impl Url {
     }
 }
 
-fn size_above_0(text: &str) -> Result<u64, String> {
-    units::size(text).and_then(|size| if size > 0 { Ok(size) } else { Err("it has to be at least 1".to_string()) })
-}
-
-fn requests_per_second(text: &str) -> Result<f64, String> {
-    match text.parse::<f64>() {
-        Ok(rate) if (0.001..=10_000_000.0).contains(&rate) => Ok(rate),
-        _ => Err("write a number of requests a second between 0.001 and 10000000".to_string()),
-    }
-}
-
 fn field(text: &str) -> Result<String, String> {
     let name = text.split_once(':').map(|(name, _)| name).unwrap_or_default();
     let is_token =
@@ -380,6 +420,7 @@ fn fixture(text: &str) -> Result<(PathBuf, u64), String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::fan_out::Rate;
     use clap::CommandFactory;
 
     fn plan(arguments: &[&str]) -> Result<Plan, String> {
@@ -434,6 +475,59 @@ mod tests {
         refuse(&["http://127.0.0.1/", "--upload=tus", "--size=1", "--no-keep-alive"], "--no-keep-alive");
         refuse(&["http://127.0.0.1/", "--hash=1GB"], "cannot be used");
         refuse(&["--hash=1GB"], "Hash { len: 1000000000, cpu: None, output: Text }");
+    }
+
+    #[test]
+    fn one_writes_and_many_read() {
+        let plan = |arguments: &[&str]| {
+            let arguments = ["loadgen", "http://127.0.0.1:1/e/{0..3}", "-c", "9"].iter().chain(arguments);
+            match Args::try_parse_from(arguments).map_err(|e| e.to_string())?.resolve()? {
+                Task::FanOut(plan) => Ok(*plan),
+                other => Err(format!("{other:?}")),
+            }
+        };
+        let refuse = |arguments: &[&str], words: &str| {
+            let message = plan(arguments).unwrap_err();
+            assert!(message.contains(words), "{message}");
+        };
+        let events = plan(&["--subscribe", "--events=7", "--stalled-readers=4"]).unwrap();
+        let writing = Writing {
+            medium: Medium::Events,
+            rate: Rate::Closed { in_flight: 1 },
+            unit_len: 1024,
+            publish_to: None,
+            late: 0,
+            stalled: 4,
+        };
+        assert_eq!((events.writing, events.units_max, events.readers), (writing, 7, 9));
+        assert_eq!((events.paths.len(), &events.paths), (4, &events.write_paths));
+        assert_eq!(events.fields, b"Accept: text/event-stream\r\nHost: 127.0.0.1:1\r\n\r\n");
+        let elsewhere =
+            plan(&["--subscribe", "--publish-rate=100", "--publish-to=http://127.0.0.1:2/p/{1..4}"]).unwrap();
+        assert_eq!((elsewhere.writing.rate, elsewhere.write_address.port()), (Rate::PerSecond(100.0), 2));
+        assert_eq!(elsewhere.write_paths[3], "/p/4");
+        refuse(&["--subscribe", "--publish-to=http://127.0.0.1:2/p"], "4 paths are read and 1 are written to");
+        let many = plan(&["--subscribe", "--in-flight=16"]).unwrap();
+        assert_eq!(many.writing.rate, Rate::Closed { in_flight: 16 });
+        refuse(&["--subscribe", "--in-flight=2", "--publish-rate=1"], "cannot be used");
+        refuse(&["--subscribe", "--live=1kB"], "cannot be used");
+        refuse(&["--subscribe", "--stall-after=1"], "cannot be used");
+        refuse(&["--subscribe", "--event-size=33"], "from 34 bytes");
+        refuse(&["--live=1MB"], "one encoder");
+        refuse(&["--publish-rate=1"], "--subscribe");
+        refuse(&["--stalled-readers=1"], "--stall-after");
+    }
+
+    #[test]
+    fn an_encoder_has_a_rate_of_bytes() {
+        let arguments =
+            ["loadgen", "http://127.0.0.1:1/v", "-c", "9", "--live=500kB", "--piece-size=2kB", "--late-readers=2"];
+        let Task::FanOut(plan) = Args::try_parse_from(arguments).unwrap().resolve().unwrap() else {
+            panic!("no encoder")
+        };
+        assert_eq!((plan.writing.rate, plan.writing.unit_len, plan.writing.late), (Rate::PerSecond(250.0), 2000, 2));
+        let too_many = [&arguments[..], &["--stalled-readers=8"]].concat();
+        assert!(Args::try_parse_from(too_many).unwrap().resolve().unwrap_err().contains("9 connections"));
     }
 
     #[test]

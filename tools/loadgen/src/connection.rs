@@ -332,7 +332,8 @@ fn bounded(len: u64, scratch: &[u8]) -> usize {
     scratch.len().min(usize::try_from(len).unwrap_or(usize::MAX))
 }
 
-fn failure(errno: Errno) -> Failure {
+/// The failure that an error of a socket is.
+pub fn failure(errno: Errno) -> Failure {
     match errno {
         Errno::ECONNRESET | Errno::EPIPE => Failure::Reset,
         Errno::ECONNREFUSED | Errno::ETIMEDOUT | Errno::EHOSTUNREACH | Errno::ENETUNREACH => Failure::Connect,

@@ -1,11 +1,12 @@
 //! `loadgen` puts load on an HTTP/1.1 file server, by downloads or uploads, checks what comes back and weighs what it cost.
 //!
 //! The pure parts ([`reply`], [`targets`], [`upload`], [`pace`], [`tally`], [`units`]) know neither sockets nor clocks; [`connection`] owns one
-//! socket, [`run`] all of them. Existing generators were looked at first: they read bodies into memory, so that on one machine
+//! socket, [`run`] all of them; [`fan_out`] is a run in which one writes and many read. Existing generators were looked at first: they read bodies into memory, so that on one machine
 //! they are measured rather than the server, they take any 2xx for a success, and they can't stop reading in the middle.
 
 mod args;
 mod connection;
+mod fan_out;
 mod hash;
 mod pace;
 mod random;
@@ -47,6 +48,15 @@ fn carry_out(args: Args) -> Result<ExitCode, String> {
             cpu.map_or(Ok(()), run::pin)?;
             println!("{}", hash::measure(len).shown(output));
             Ok(ExitCode::SUCCESS)
+        }
+        Task::FanOut(plan) => {
+            let output = plan.output;
+            let report = fan_out::run(*plan)?;
+            match output {
+                Output::Text => println!("{report}"),
+                Output::Json => println!("{}", report.to_json()),
+            }
+            Ok(if report.errors().is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
         }
         Task::Load(plan) => {
             let output = plan.output;

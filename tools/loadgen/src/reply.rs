@@ -2,7 +2,8 @@
 //!
 //! A load generator that takes a broken reply for a fast one measures nothing, so the reading is strict: framing that is missing,
 //! given twice or malformed is an error. A body that ends with the connection is an error too: a server that closes a
-//! connection in the middle of a file would look like one that has sent all of it.
+//! connection in the middle of a file would look like one that has sent all of it. Only a stream that never ends may come without
+//! framing (RFC 9112 §6.3), which the caller has to allow.
 //!
 //! The reader says how many of the next bytes it need not look at ([`ReplyReader::discardable`]); the caller then drops them
 //! inside the kernel.
@@ -76,12 +77,15 @@ pub struct ReplyReader {
     /// A head or a line that is not complete yet.
     pending: Vec<u8>,
     body_len: u64,
+    may_be_endless: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Framing {
     Length(u64),
     Chunked,
+    /// Up to the end of the connection.
+    None,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -101,6 +105,11 @@ enum Stage {
 }
 
 impl ReplyReader {
+    /// A reader that takes a body without framing for one that has no end.
+    pub fn of_endless() -> Self {
+        ReplyReader { may_be_endless: true, ..ReplyReader::default() }
+    }
+
     /// Makes the reader ready for the next reply; its memory is kept.
     pub fn reset(&mut self) {
         self.stage = Stage::Head;
@@ -189,7 +198,7 @@ impl ReplyReader {
         if self.pending.is_empty() {
             return match parse_head(bytes)? {
                 Some((head, location, len)) => {
-                    self.begin(head, location);
+                    self.begin(head, location)?;
                     Ok(&bytes[len..])
                 }
                 None => {
@@ -203,7 +212,7 @@ impl ReplyReader {
         match parse_head(&self.pending)? {
             Some((head, location, len)) => {
                 self.pending.clear();
-                self.begin(head, location);
+                self.begin(head, location)?;
                 // What was pending held no complete head, so the head ends in the new bytes.
                 Ok(&bytes[len.saturating_sub(before)..])
             }
@@ -211,9 +220,9 @@ impl ReplyReader {
         }
     }
 
-    fn begin(&mut self, head: ReplyHead, location: Option<String>) {
+    fn begin(&mut self, head: ReplyHead, location: Option<String>) -> Result<(), Malformed> {
         if head.status < 200 {
-            return; // An interim reply: the final one follows (RFC 9110 §15.2).
+            return Ok(()); // An interim reply: the final one follows (RFC 9110 §15.2).
         }
         self.head = Some(head);
         self.location = location;
@@ -221,7 +230,10 @@ impl ReplyReader {
             Framing::Length(0) => Stage::Done,
             Framing::Length(remaining) => Stage::Body { remaining },
             Framing::Chunked => Stage::ChunkSize,
+            Framing::None if self.may_be_endless => Stage::Body { remaining: u64::MAX },
+            Framing::None => return Err(Malformed::Framing),
         };
+        Ok(())
     }
 
     fn take_line<'b>(&mut self, bytes: &'b [u8]) -> Result<&'b [u8], Malformed> {
@@ -333,12 +345,13 @@ impl Seen {
         Ok(())
     }
 
-    /// RFC 9112 §6.3: 1xx, 204 and 304 have no body; then Transfer-Encoding or Content-Length, and here exactly one of them.
+    /// RFC 9112 §6.3: 1xx, 204 and 304 have no body; then Transfer-Encoding or Content-Length, and here never both.
     fn framing(&self, status: u16) -> Result<Framing, Malformed> {
         match (status, self.chunked, self.length) {
             (100..200 | 204 | 304, _, _) => Ok(Framing::Length(0)),
             (_, true, None) => Ok(Framing::Chunked),
             (_, false, Some(length)) => Ok(Framing::Length(length)),
+            (_, false, None) => Ok(Framing::None),
             _ => Err(Malformed::Framing),
         }
     }
@@ -381,6 +394,19 @@ fn digits(bytes: &[u8]) -> Option<u64> {
 mod tests {
     use super::*;
     use proptest::prelude::*;
+
+    #[test]
+    fn a_stream_without_framing_has_to_be_allowed() {
+        let stream = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n\r\n: hi\n";
+        assert_eq!(every_split(stream), Err(Malformed::Framing));
+        for step in [1, 7, stream.len()] {
+            let (mut reader, mut body) = (ReplyReader::of_endless(), Vec::new());
+            for piece in stream.chunks(step) {
+                reader.take(piece, |_, bytes| body.extend_from_slice(bytes)).unwrap();
+            }
+            assert!(body == b": hi\n" && !reader.is_done());
+        }
+    }
 
     type Outcome = Result<(Option<(u16, bool)>, Vec<u8>, bool), Malformed>;
 

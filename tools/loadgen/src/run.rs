@@ -26,7 +26,7 @@ use crate::upload::{Form, Outgoing, Pieces};
 use crate::usage::{Usage, own_cpu, resident_peak};
 
 /// Handshakes under way at once: fewer than the listen queue of any server, for a full queue costs a second's retry.
-const OPENING_MAX: usize = 128;
+pub const OPENING_MAX: usize = 128;
 
 /// A connection that failed is opened again after this long, so that a dead server is not hammered.
 const REOPEN_AFTER: Duration = Duration::from_millis(10);
@@ -530,7 +530,11 @@ fn timer(epoll: &Epoll, per_second: f64) -> Result<TimerFd, Errno> {
     Ok(timer)
 }
 
-fn raise_descriptor_limit(needed: u64) -> Result<(), String> {
+/// Lets this process have so many descriptors.
+///
+/// # Errors
+/// The system does not allow them.
+pub fn raise_descriptor_limit(needed: u64) -> Result<(), String> {
     let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE).map_err(|errno| format!("RLIMIT_NOFILE: {errno}"))?;
     if soft >= needed {
         return Ok(());
@@ -553,7 +557,7 @@ pub fn pin(cpu: usize) -> Result<(), String> {
 }
 
 /// Drawn on standard error, where that is a terminal.
-fn progress_line() -> ProgressBar {
+pub fn progress_line() -> ProgressBar {
     let style = ProgressStyle::with_template("{spinner} {elapsed_precise} {msg}")
         .unwrap_or_else(|_| ProgressStyle::default_spinner());
     ProgressBar::new_spinner().with_style(style)

@@ -96,9 +96,7 @@ pub struct Tally {
 
 impl Default for Tally {
     fn default() -> Self {
-        // From a microsecond to ten minutes, to three digits.
-        let histogram =
-            Histogram::new_with_bounds(1_000, 600_000_000_000, 3).expect("the bounds are constants in order");
+        let histogram = histogram();
         Tally {
             replies: 0,
             body_bytes: 0,
@@ -112,6 +110,11 @@ impl Default for Tally {
             reply_wait: histogram,
         }
     }
+}
+
+/// Of nanoseconds: from a microsecond to ten minutes, to three digits.
+pub fn histogram() -> Histogram<u64> {
+    Histogram::new_with_bounds(1_000, 600_000_000_000, 3).expect("the bounds are constants in order")
 }
 
 impl Tally {
@@ -248,7 +251,8 @@ impl Report {
 }
 
 impl ServerUsage {
-    fn cpu(&self) -> Duration {
+    /// The processor time of the run.
+    pub fn cpu(&self) -> Duration {
         self.after.cpu.saturating_sub(self.before.cpu)
     }
 }
@@ -311,7 +315,8 @@ impl fmt::Display for Report {
     }
 }
 
-fn latencies(histogram: &Histogram<u64>) -> Value {
+/// A histogram of nanoseconds as an object of microseconds, or null where it is empty.
+pub fn latencies(histogram: &Histogram<u64>) -> Value {
     if histogram.is_empty() {
         return Value::Null;
     }
@@ -319,13 +324,15 @@ fn latencies(histogram: &Histogram<u64>) -> Value {
     json!({
         "mean": histogram.mean() / 1e3,
         "p50": us(histogram.value_at_quantile(0.5)),
+        "p90": us(histogram.value_at_quantile(0.9)),
         "p99": us(histogram.value_at_quantile(0.99)),
         "p99_9": us(histogram.value_at_quantile(0.999)),
         "max": us(histogram.max()),
     })
 }
 
-fn percentiles(histogram: &Histogram<u64>) -> String {
+/// A histogram of nanoseconds for people.
+pub fn percentiles(histogram: &Histogram<u64>) -> String {
     if histogram.is_empty() {
         return "none".to_string();
     }
@@ -339,28 +346,34 @@ fn percentiles(histogram: &Histogram<u64>) -> String {
     )
 }
 
-fn counts<'n>(counts: impl Iterator<Item = (String, &'n u64)>) -> String {
+/// `name: count` of each.
+pub fn counts<'n>(counts: impl Iterator<Item = (String, &'n u64)>) -> String {
     let all: Vec<String> = counts.map(|(name, n)| format!("{name}: {n}")).collect();
     if all.is_empty() { "none".to_string() } else { all.join(", ") }
 }
 
-fn quotient(amount: f64, divisor: f64) -> Option<f64> {
+/// A quotient, where there is a divisor.
+pub fn quotient(amount: f64, divisor: f64) -> Option<f64> {
     (divisor > 0.0).then(|| amount / divisor)
 }
 
-fn figure(value: Option<f64>) -> String {
+/// A figure of two digits, or a dash.
+pub fn figure(value: Option<f64>) -> String {
     value.map_or("-".to_string(), |value| format!("{value:.2}"))
 }
 
-fn millis(duration: Duration) -> f64 {
+/// In milliseconds.
+pub fn millis(duration: Duration) -> f64 {
     duration.as_secs_f64() * 1e3
 }
 
-fn gigabytes(bytes: u64) -> f64 {
+/// Powers of 1000.
+pub fn gigabytes(bytes: u64) -> f64 {
     bytes as f64 / 1e9
 }
 
-fn mebibytes(bytes: u64) -> f64 {
+/// Powers of 1024.
+pub fn mebibytes(bytes: u64) -> f64 {
     bytes as f64 / (1 << 20) as f64
 }
 

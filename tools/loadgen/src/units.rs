@@ -18,6 +18,19 @@ pub fn size(text: &str) -> Result<u64, String> {
     scaled(number, scale)
 }
 
+/// The same, and not 0.
+pub fn size_above_0(text: &str) -> Result<u64, String> {
+    size(text).and_then(|size| if size > 0 { Ok(size) } else { Err("it has to be at least 1".to_string()) })
+}
+
+/// A rate.
+pub fn per_second(text: &str) -> Result<f64, String> {
+    match text.parse::<f64>() {
+        Ok(rate) if (0.001..=10_000_000.0).contains(&rate) => Ok(rate),
+        _ => Err("write a number a second between 0.001 and 10000000".to_string()),
+    }
+}
+
 /// A duration: digits and `ms`, `s` or `m`; digits alone are seconds.
 pub fn duration(text: &str) -> Result<Duration, String> {
     let (number, unit) = split(text);

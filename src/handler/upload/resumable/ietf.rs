@@ -7,11 +7,9 @@ use std::rc::Rc;
 
 use http::{Method, StatusCode, Version};
 
-use super::super::place::Target;
-use super::super::refusal::Refusal;
 use super::super::{Inbox, raw, route_of};
 use super::{Addition, Appended, Held, Wish};
-use crate::http::{BodyReader, Request, Response};
+use crate::http::{BodyReader, Refusal, Request, Response, Target};
 use crate::proto::http1::encode::ResponseHead;
 use crate::proto::resumable::{
     Append, CONTENT_TYPE, Creation, INTERIM_STATUS, Limits, PROBLEM_TYPE, Refusal as Problem, boolean, interop_version,

@@ -34,13 +34,12 @@ use self::pieces::Pieces;
 use self::record::{Placed, Record, record_name};
 use self::stream::{Check, Stream};
 use super::intake::Intake;
-use super::place::{Draft, STORE, Target, open_store, random_name};
-use super::refusal::Refusal;
 use super::reply::{Receipt, Stored};
-use super::sink::Sink;
-use super::{Inbox, hex, raw};
+use super::{Inbox, raw};
 use crate::config::{Names, OnConflict};
-use crate::http::{BodyReader, Chunk, Response, Share};
+use crate::http::{
+    BodyReader, Chunk, Draft, Refusal, Response, STORE, Share, Sink, Target, hex, look_up, open_store, random_name,
+};
 use crate::limits::Limits;
 use crate::proto::http1::encode::{ResponseHead, http_date};
 use crate::proto::media_type::{self, SNIFF_LEN};
@@ -118,7 +117,7 @@ impl Held {
             inbox.check_free(&folder, target, wish.only_new).await?;
         }
         let in_store = |error| Refusal::failed("an upload can't be made", error);
-        let store = Rc::new(open_store(&folder).await.map_err(in_store)?);
+        let store = Rc::new(open_store(&folder, STORE).await.map_err(in_store)?);
         let id = random_name().map_err(in_store)?;
         let lock = inbox.locks.hold(&id).await;
         let file = Rc::new(store.create(id.as_bytes()).await.map_err(in_store)?);
@@ -549,7 +548,7 @@ impl Inbox {
     /// Whether an upload of this name could be put in its place now, before its bytes are sent.
     async fn check_free(&self, folder: &File, target: &Target, only_new: bool) -> Result<(), Refusal> {
         let directory = target.open(folder).await?;
-        let is_taken = raw::look_up(&directory, &target.name).await?.is_some();
+        let is_taken = look_up(&directory, &target.name).await?.is_some();
         match self.on_conflict(only_new) {
             OnConflict::Reject if is_taken && only_new => Err(raw::not_new()),
             OnConflict::Reject if is_taken => Err(Refusal::taken()),
@@ -564,7 +563,7 @@ impl Inbox {
     /// The length of the file whose place another one will take.
     async fn replaces(&self, directory: &File, name: &str, on_conflict: OnConflict) -> Result<Option<u64>, Refusal> {
         match (&self.quota, on_conflict) {
-            (Some(_), OnConflict::Replace) => raw::look_up(directory, name).await,
+            (Some(_), OnConflict::Replace) => look_up(directory, name).await,
             _ => Ok(None),
         }
     }

@@ -4,8 +4,7 @@ use std::io;
 use std::rc::Rc;
 
 use super::super::Inbox;
-use super::super::refusal::Refusal;
-use crate::http::{Chunk, Share};
+use crate::http::{Chunk, Refusal, Share};
 use crate::rt::fs::File;
 
 /// The bytes of an upload, a buffer at a time.

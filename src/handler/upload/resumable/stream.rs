@@ -4,9 +4,7 @@ use sha1::Sha1;
 use sha2::{Digest, Sha256};
 
 use super::super::quota::Reservation;
-use super::super::refusal::Refusal;
-use super::super::sink::Sink;
-use crate::http::Chunk;
+use crate::http::{Chunk, Refusal, Sink};
 use crate::proto::tus::Checksum;
 
 /// A body on its way into an upload.

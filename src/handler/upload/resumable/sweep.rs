@@ -14,8 +14,8 @@ use std::time::{Duration, SystemTime};
 use nix::fcntl::{Flock, FlockArg};
 
 use super::super::Shared;
-use super::super::place::STORE;
 use super::record::record_name;
+use crate::http::STORE;
 
 /// The longest time between two looks.
 const MOST_BETWEEN: Duration = Duration::from_secs(10 * 60);

@@ -6,12 +6,10 @@ use std::rc::Rc;
 
 use http::{Method, StatusCode};
 
-use super::super::place::Target;
-use super::super::refusal::Refusal;
 use super::super::{Inbox, route_of};
 use super::pieces::Pieces;
 use super::{Addition, Appended, Held, STORE, Wish};
-use crate::http::{Request, Response};
+use crate::http::{Refusal, Request, Response, Target};
 use crate::limits::Limits;
 use crate::proto::tus::{
     self, Append, CHECKSUM_ALGORITHMS, Checksum, Concat, Creation, EXTENSIONS, UploadLength, VERSION,

@@ -12,19 +12,21 @@ use http::StatusCode;
 
 use super::refusal::Refusal;
 use crate::config::{Fsync, OnConflict};
-use crate::driver::op::Taken;
+use crate::driver::FileKind;
+use crate::driver::op::{DirectoryMode, Taken};
 use crate::limits::Limits;
+use crate::proto::fields::Fields;
 use crate::proto::target::NormalPath;
 use crate::proto::upload_name;
 use crate::rt::Runtime;
 use crate::rt::fs::File;
 
 /// The directory for what is not whole and has a name all the same, in the folder for uploads.
-pub(super) const STORE: &str = ".uploads";
+pub(crate) const STORE: &str = ".uploads";
 
 /// A file's place in the folder.
 #[derive(Clone, Debug)]
-pub(super) struct Target {
+pub(crate) struct Target {
     /// The directory beneath the folder; empty for the folder itself.
     pub directory: String,
     /// The name in it, as it was asked for.
@@ -70,7 +72,7 @@ impl Target {
 }
 
 /// A file that nobody sees yet. Dropped, it is gone.
-pub(super) struct Draft {
+pub(crate) struct Draft {
     pub file: Rc<File>,
     /// Its name in the store, if it had to have one.
     named: Option<(File, String)>,
@@ -85,7 +87,7 @@ impl Draft {
             Ok(file) => Ok(Draft { file: Rc::new(file), named: None, may_be_placed: false }),
             // What file systems without it answer, and kernels that take the flag for O_DIRECTORY.
             Err(error) if matches!(error.raw_os_error(), Some(libc::EOPNOTSUPP | libc::EISDIR | libc::EINVAL)) => {
-                let (store, name) = (open_store(folder).await?, random_name()?);
+                let (store, name) = (open_store(folder, STORE).await?, random_name()?);
                 // Whether or not someone waits for it: a file that has a name also has who takes that away.
                 let creation = Runtime::current().spawn(async move {
                     let file = Rc::new(store.create(name.as_bytes()).await?);
@@ -157,7 +159,7 @@ impl Draft {
 
     /// Gives it this name, whatever has it. A link can't do that, so it goes by a name in the store.
     async fn replace(&self, folder: &File, directory: &File, name: &str) -> io::Result<()> {
-        let (store, interim) = (open_store(folder).await?, random_name()?);
+        let (store, interim) = (open_store(folder, STORE).await?, random_name()?);
         self.file.link(&store, interim.as_bytes()).await?;
         let moved = store.rename(interim.as_bytes(), directory, name.as_bytes(), Taken::Replace).await;
         if moved.is_err() {
@@ -200,29 +202,63 @@ impl Drop for Draft {
     }
 }
 
-/// Opens the store, which is made if it isn't there.
-pub(super) async fn open_store(folder: &File) -> io::Result<File> {
-    match folder.open_beneath(STORE.as_bytes()).await {
+/// Opens a directory of a folder for what is not whole, which is made if it isn't there.
+pub(crate) async fn open_store(folder: &File, name: &str) -> io::Result<File> {
+    match folder.open_beneath(name.as_bytes()).await {
         Err(error) if error.kind() == io::ErrorKind::NotFound => {}
         result => return result,
     }
-    match folder.make_directory(STORE.as_bytes()).await {
+    match folder.make_directory(name.as_bytes(), DirectoryMode::Private).await {
         Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
         _ => {}
     }
-    folder.open_beneath(STORE.as_bytes()).await
+    folder.open_beneath(name.as_bytes()).await
 }
 
 /// Not to be guessed: the address of an upload that can be resumed is all that a client needs to go on with it.
-pub(super) fn random_name() -> io::Result<String> {
-    Ok(super::hex(&random()?))
+pub(crate) fn random_name() -> io::Result<String> {
+    Ok(hex(&random()?))
 }
 
 /// 128 random bits.
-pub(super) fn random() -> io::Result<[u8; 16]> {
+pub(crate) fn random() -> io::Result<[u8; 16]> {
     let mut random = [0_u8; 16];
     getrandom::fill(&mut random).map_err(io::Error::other)?;
     Ok(random)
+}
+
+/// The length of the file that has this name, if there is one.
+pub(crate) async fn look_up(directory: &File, name: &str) -> Result<Option<u64>, Refusal> {
+    match directory.open_beneath(name.as_bytes()).await.and_then(|file| file.stat()) {
+        Ok(stat) if stat.kind == FileKind::Regular => Ok(Some(stat.len)),
+        Ok(_) => Err(Refusal::taken()),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+        // A link that leaves the folder, or a socket, is something, and no file of ours (P1).
+        Err(error) if matches!(error.raw_os_error(), Some(libc::EXDEV | libc::ELOOP | libc::ENXIO)) => {
+            Err(Refusal::taken())
+        }
+        Err(error) => Err(Refusal::failed("a name can't be looked up", error)),
+    }
+}
+
+/// What a body that is stored as it is may not say of itself.
+pub(crate) fn check_fields(fields: &Fields) -> Result<(), Refusal> {
+    // RFC 9110 §14.5: a part of a file is not the file.
+    if fields.contains("Content-Range") {
+        let text = "A part of a file can't be put in its place; use a resumable upload.";
+        return Err(Refusal::new(StatusCode::BAD_REQUEST, "CONTENT_RANGE", text));
+    }
+    let coding = fields.get("Content-Encoding").unwrap_or_default();
+    if !coding.is_empty() && !coding.eq_ignore_ascii_case(b"identity") {
+        let text = "The file has to be sent without a content coding.";
+        return Err(Refusal::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "CONTENT_ENCODING", text));
+    }
+    Ok(())
+}
+
+/// Bytes as text.
+pub(crate) fn hex(bytes: &[u8]) -> String {
+    bytes.iter().fold(String::with_capacity(2 * bytes.len()), |text, byte| format!("{text}{byte:02x}"))
 }
 
 #[cfg(test)]

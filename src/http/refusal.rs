@@ -4,13 +4,14 @@ use std::io;
 
 use http::StatusCode;
 
+use super::multipart::FormError;
+use super::response::Response;
 use crate::error::Error;
-use crate::http::{FormError, Response};
 use crate::proto::upload_name::NameRefusal;
 
 /// A reply that is no success. Nothing of the upload is kept then, unless it can be resumed.
 #[derive(Debug)]
-pub(super) struct Refusal {
+pub(crate) struct Refusal {
     status: StatusCode,
     code: &'static str,
     text: String,

@@ -8,16 +8,20 @@ use std::task::{Context, Poll};
 
 use sha2::{Digest, Sha256};
 
-use crate::http::Chunk;
+use super::body::Chunk;
+use super::draft::hex;
 use crate::limits::Limits;
 use crate::proto::media_type;
 use crate::rt::fs::{File, Write};
 
 /// Where the bytes of one file go. Writes that are under way go on when it is dropped.
-pub(super) struct Sink {
+pub(crate) struct Sink {
     file: Rc<File>,
     len: u64,
-    writes: VecDeque<Write>,
+    /// How many bytes from the beginning the kernel has.
+    written: u64,
+    /// With their lengths, the oldest first.
+    writes: VecDeque<(u64, Write)>,
     /// What a write failed with: behind it, nothing counts as written.
     error: Option<i32>,
     /// The digest of all bytes so far, if it is wanted.
@@ -35,12 +39,17 @@ impl Sink {
 
     /// Behind the first `len` bytes of a file, which have this digest.
     pub fn resume(file: Rc<File>, len: u64, hash: Option<Sha256>) -> Self {
-        Sink { file, len, writes: VecDeque::new(), error: None, hash, start: None, media_type: None }
+        Sink { file, len, written: len, writes: VecDeque::new(), error: None, hash, start: None, media_type: None }
     }
 
     /// How many bytes the file has when all writes are done.
     pub fn len(&self) -> u64 {
         self.len
+    }
+
+    /// How many bytes from the beginning the kernel has, as far as was looked; what follows may be there in parts.
+    pub fn written(&self) -> u64 {
+        self.written
     }
 
     /// Takes the next piece; there has to be room for it.
@@ -57,7 +66,7 @@ impl Sink {
             hash.update(&*piece);
         }
         let len = piece.len() as u64;
-        self.writes.push_back(self.file.write(self.len, piece.into_write()));
+        self.writes.push_back((len, self.file.write(self.len, piece.into_write())));
         self.len += len;
     }
 
@@ -68,7 +77,12 @@ impl Sink {
 
     /// Waits until the kernel has every byte.
     pub async fn flush(&mut self) -> io::Result<()> {
-        std::future::poll_fn(|cx| self.poll_down_to(0, cx)).await
+        std::future::poll_fn(|cx| self.poll_flush(cx)).await
+    }
+
+    /// See [`Sink::flush`].
+    pub fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.poll_down_to(0, cx)
     }
 
     /// Waits until no write is under way any more, however they end.
@@ -94,18 +108,22 @@ impl Sink {
 
     /// The same in hexadecimal.
     pub fn sha256(&self) -> Option<String> {
-        self.hash.clone().map(|hash| super::hex(&hash.finalize()))
+        self.hash.clone().map(|hash| hex(&hash.finalize()))
     }
 
     fn poll_down_to(&mut self, most: usize, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         // Those that are done give their buffers back, whether or not there is room.
-        while let Some(oldest) = self.writes.front_mut() {
+        while let Some((len, oldest)) = self.writes.front_mut() {
             match Pin::new(oldest).poll(cx) {
                 Poll::Ready(result) => {
-                    self.writes.pop_front();
-                    if let Err(error) = result {
-                        self.error.get_or_insert(error.raw_os_error().unwrap_or(libc::EIO));
+                    match result {
+                        Ok(()) if self.error.is_none() => self.written += *len,
+                        Ok(()) => {}
+                        Err(error) => {
+                            self.error.get_or_insert(error.raw_os_error().unwrap_or(libc::EIO));
+                        }
                     }
+                    self.writes.pop_front();
                 }
                 Poll::Pending if self.writes.len() <= most => break,
                 Poll::Pending => return Poll::Pending,

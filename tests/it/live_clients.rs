@@ -1,0 +1,132 @@
+//! Live media by programs as people have them: ffmpeg puts, and curl, ffmpeg, ffplay and ffprobe read. One that is not installed
+//! shows nothing, which is said on standard error.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use crate::support::{
+    CLIENT_PATIENCE, Fixture, Launch, PATIENCE, Process, Run, Server, eventually, installed, names_in, output, url,
+};
+
+#[track_caller]
+fn serve(folder: &Fixture, keys: &str) -> Server {
+    let root = folder.path().display();
+    let config = format!("[[route]]\n[route.media]\nroot = \"{root}\"\n[route.live]\n{keys}");
+    Launch::routes().config(&config).arg("--workers").arg("2").start()
+}
+
+/// A picture and a tone for so many seconds, at the pace of a camera where it is wanted, coded and put.
+fn encode(program: &Path, pace: &[&str], seconds: &str, coding: &[&str], target: &str) -> Command {
+    let mut command = Command::new(program);
+    command.args(["-nostdin", "-loglevel", "error"]).args(pace);
+    command.args(["-f", "lavfi", "-i", "testsrc=size=320x180:rate=25"]).args(pace);
+    command.args(["-f", "lavfi", "-i", "sine=frequency=440", "-t", seconds]).args(coding);
+    command.args(["-method", "PUT", target]).stdin(Stdio::null());
+    command
+}
+
+const H264: [&str; 10] = ["-c:v", "libx264", "-preset", "ultrafast", "-pix_fmt", "yuv420p", "-g", "25", "-c:a", "aac"];
+
+/// How a file is made that can be read from its first byte on: its extension and the arguments.
+fn codings() -> [(&'static str, Vec<&'static str>); 3] {
+    let mp4 = ["-movflags", "frag_keyframe+empty_moov+default_base_moof", "-f", "mp4"];
+    let webm = "-c:v libvpx -deadline realtime -cpu-used 8 -b:v 300k -g 25 -c:a libopus -f webm";
+    [
+        ("mp4", [&H264[..], &mp4].concat()),
+        ("ts", [&H264[..], &["-f", "mpegts"]].concat()),
+        ("webm", webm.split(' ').collect()),
+    ]
+}
+
+#[track_caller]
+fn succeed(mut command: Command) -> String {
+    let output = output(&mut command, CLIENT_PATIENCE);
+    let told = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(output.status.success(), "{command:?} ended with {}: {told}", output.status);
+    assert!(told.trim().is_empty(), "{command:?} says: {told}");
+    String::from_utf8_lossy(&output.stdout).into_owned()
+}
+
+/// How long a medium is, in seconds.
+#[track_caller]
+fn duration(ffprobe: &Path, url: &str) -> f64 {
+    let mut command = Command::new(ffprobe);
+    command.args(["-loglevel", "error", "-show_entries", "format=duration", "-of", "csv=p=0", url]);
+    succeed(command).trim().parse().expect("a duration")
+}
+
+/// A program that reads a URL to its end, and has to end well and say nothing.
+fn reader(program: &Path, url: &str) -> Command {
+    let mut command = Command::new(program);
+    if program.ends_with("ffplay") {
+        command.args(["-loglevel", "error", "-nodisp", "-autoexit", "-fast", url]);
+        command.env("SDL_VIDEODRIVER", "dummy").env("SDL_AUDIODRIVER", "dummy");
+    } else {
+        command.args(["-nostdin", "-loglevel", "error", "-i", url, "-f", "null", "-"]);
+    }
+    command.stdin(Stdio::null());
+    command
+}
+
+#[test]
+fn ffmpeg_puts_a_file_that_is_watched_while_it_is_made() {
+    let (Some(ffmpeg), Some(ffprobe), Some(curl)) =
+        (installed(&["ffmpeg"]), installed(&["ffprobe"]), installed(&["curl"]))
+    else {
+        return;
+    };
+    let players: Vec<PathBuf> = [Some(ffmpeg.clone()), installed(&["ffplay"])].into_iter().flatten().collect();
+    let (folder, work) = (Fixture::new(), Fixture::new());
+    let server = serve(&folder, "");
+    for (extension, coding) in codings() {
+        let target = url(&server, &format!("show/{extension}/film.{extension}"));
+        let mut encoder = Process::spawn(&mut encode(&ffmpeg, &["-re"], "4", &coding, &target));
+        eventually(PATIENCE, || server.metric("live_streams") == 1);
+        std::thread::scope(|threads| {
+            for player in &players {
+                let target = &target;
+                threads.spawn(move || succeed(reader(player, target)));
+            }
+            let copy = format!("copy.{extension}");
+            Run::of(&curl, &work, &["-q", "-sS", "--fail", "-o", &copy, &target]).succeed();
+        });
+        eventually(PATIENCE, || encoder.ended().is_some_and(|status| status.success()));
+        eventually(PATIENCE, || server.metric("live_streams") + server.metric("live_readers") == 0);
+        let made = fs::read(folder.at(&format!("show/{extension}/film.{extension}"))).expect("the whole file");
+        let copy = fs::read(work.at(&format!("copy.{extension}"))).expect("curl's copy");
+        assert!(made == copy, "curl has {} bytes of {}", copy.len(), made.len());
+        // An ordinary file, of which a player asks for ranges.
+        assert!((3.5..4.5).contains(&duration(&ffprobe, &target)), "{extension}");
+        players.iter().for_each(|player| drop(succeed(reader(player, &target))));
+    }
+    assert_eq!(names_in(folder.path()).len(), 3);
+    server.stop();
+}
+
+#[test]
+fn ffmpeg_puts_segments_and_playlists_and_deletes_what_has_left_them() {
+    let (Some(ffmpeg), Some(ffprobe)) = (installed(&["ffmpeg"]), installed(&["ffprobe"])) else { return };
+    let folder = Fixture::new();
+    let server = serve(&folder, "delete = true");
+    for (segments, kept) in [("mpegts", &["-hls_list_size", "0"][..]), ("fmp4", &["-hls_list_size", "0"])] {
+        let directory = format!("show/{segments}");
+        let target = url(&server, &format!("{directory}/live.m3u8"));
+        let hls = ["-f", "hls", "-hls_time", "1", "-hls_segment_type", segments];
+        let mut encoder =
+            Process::spawn(&mut encode(&ffmpeg, &["-re"], "5", &[&H264[..], &hls, kept].concat(), &target));
+        eventually(PATIENCE, || folder.at(&format!("{directory}/live.m3u8")).exists());
+        // A player that joins now, and stays until the end.
+        succeed(reader(&ffmpeg, &target));
+        eventually(PATIENCE, || encoder.ended().is_some_and(|status| status.success()));
+        assert!((4.5..5.5).contains(&duration(&ffprobe, &target)), "{segments}");
+    }
+    let target = url(&server, "short/live.m3u8");
+    let hls = "-f hls -hls_time 1 -hls_list_size 2 -hls_delete_threshold 1 -hls_flags delete_segments";
+    let coding = [&H264[..], &hls.split(' ').collect::<Vec<_>>()].concat();
+    succeed(encode(&ffmpeg, &[], "10", &coding, &target));
+    let left = names_in(folder.path()).into_iter().filter(|name| name.starts_with("short/")).count();
+    assert!((3..=5).contains(&left), "{:?}", names_in(folder.path()));
+    assert!(names_in(folder.path()).iter().all(|name| !name.contains("incomplete") && !name.starts_with(".live")));
+    server.stop();
+}
