@@ -18,7 +18,7 @@ use highwater::runtime::Runtime;
 use highwater::server::{Builder, Running};
 use highwater::{
     AuthConfig, Body, BodyReader, BoundAddress, Config, Delivery, Error, Events, EventsConfig, Handle, Limits, Media,
-    MediaConfig, Message, Request, Response, Server, StatusCode,
+    MediaConfig, Message, Queue, QueueConfig, QueueItem, Request, Response, Server, StatusCode,
 };
 
 use crate::support::{Client, Fixture, Form, Framing, PATIENCE, byte_at, bytes_at, check_bytes, eventually, not_shown};
@@ -946,5 +946,31 @@ fn an_application_publishes_to_topics_and_subscribes_to_them_from_its_own_thread
     }
     assert_eq!(events.topic("a//b").expect_err("no name").fault(), Fault::Client);
     drop((late, client));
+    server.stop();
+}
+
+#[test]
+fn an_application_puts_items_into_queues_and_takes_them_from_its_own_threads() {
+    let queue = Queue::new(QueueConfig { queue_items: 1, item_len: 100, ..QueueConfig::default() }).expect("queues");
+    let route = queue.clone();
+    let server = Embedded::start(|builder| builder.route("/q", route));
+    let text = |text: &str| QueueItem::new("text/plain", text.to_owned()).expect("an item");
+    let mut client = server.connect();
+    client.ask("GET", "/q/work", "");
+    assert_eq!(client.head().status, 200);
+    // More than fits in: its thread waits for the client.
+    let pushing = {
+        let queue = queue.clone();
+        thread::spawn(move || (0..5).for_each(|n| block_on(queue.push("work", text(&n.to_string()))).expect("taken")))
+    };
+    (0..5).for_each(|n| assert_eq!(client.chunk(), Ok(format!("\"{n}\"\n").into_bytes())));
+    pushing.join().expect("the thread");
+    // And what a client brings, the application gets.
+    let mut producer = server.connect();
+    producer
+        .send("POST /q/app HTTP/1.1\r\nHost: a\r\nContent-Type: text/plain\r\nContent-Length: 11\r\n\r\nby a client");
+    producer.reply().expect(200);
+    assert_eq!(block_on(queue.take("app")).expect("queues"), Some(text("by a client")));
+    assert_eq!(block_on(queue.push("app", text(&"x".repeat(101)))).expect_err("too long").fault(), Fault::Client);
     server.stop();
 }

@@ -117,8 +117,9 @@ impl Queue {
         }
     }
 
-    /// Waits, on the calling thread, until the journal has what it was given: that items are done is written behind them.
-    pub(crate) fn settle(&self) {
+    /// Waits, on the calling thread, until the journal has what it was given: that items are done is written behind them. A program calls
+    /// it before it ends, or those are delivered again; a server does it for the queues of its configuration.
+    pub fn settle(&self) {
         self.0.core.settle();
     }
 

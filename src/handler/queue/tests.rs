@@ -137,9 +137,13 @@ fn a_producer_over_the_bound_waits_and_the_first_one_goes_first() {
         // It leaves instead, and so the next one is told.
         drop(first);
         assert_eq!([second.woken(), third.woken()], [1, 0]);
+        // One that comes now does not get ahead.
+        let late = Polled::new(queue.push(NAME, item()));
         second.ready().unwrap();
         take(&queue);
         third.ready().unwrap();
+        take(&queue);
+        late.ready().unwrap();
         (0..3).for_each(|_| drop(take(&queue)));
         assert!(queue.0.core.is_empty());
     }
