@@ -51,6 +51,17 @@ impl Page {
         Page { html: html.into(), policy }
     }
 
+    /// The document before and behind a mark, which is in it once.
+    ///
+    /// # Panics
+    /// When it is not.
+    pub(crate) fn around(&self, mark: &str) -> (Bytes, Bytes) {
+        let html = std::str::from_utf8(&self.html).expect("UTF-8");
+        let (before, behind) = html.split_once(mark).unwrap_or_else(|| panic!("no {mark}"));
+        assert!(!behind.contains(mark), "{mark} twice");
+        (self.html.slice_ref(before.as_bytes()), self.html.slice_ref(behind.as_bytes()))
+    }
+
     /// A reply with this document.
     pub(crate) fn response(&self) -> Response {
         self.response_with(self.html.clone())

@@ -12,67 +12,37 @@ use std::borrow::Cow;
 use std::fmt;
 use std::sync::LazyLock;
 
-use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
-use sha2::{Digest as _, Sha256};
 
 use super::listing::{Entry, EntryKind, Escaped, Href, HumanLen, HumanUtc, Listing, Utc, slash_of, sorted};
 use crate::config::UploadPlace;
-use crate::http::{Body, Segment};
+use crate::http::page::Page;
+use crate::http::{Body, Response, Segment};
 use crate::proto::content_types::ContentTypes;
 use crate::proto::target;
 
-macro_rules! style {
-    () => {
-        include_str!("library/page.css")
-    };
+/// Where the rows of a folder go in the page.
+const ROWS: &str = "<!--rows-->\n";
+
+/// What is the same on every page: before the rows, behind them, and what the browser is held to.
+struct Frame {
+    page: Page,
+    before: Bytes,
+    behind: Bytes,
 }
-macro_rules! script {
-    () => {
-        include_str!("library/page.js")
-    };
-}
 
-/// What is before the rows of each page.
-const BEFORE: &str = concat!(
-    "<!DOCTYPE html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n",
-    "<meta name=\"viewport\" content=\"width=device-width, initial-scale=1, viewport-fit=cover\">\n",
-    "<meta name=\"color-scheme\" content=\"light dark\">\n",
-    "<link rel=\"icon\" href=\"data:image/svg+xml,%3Csvg xmlns='http://www.w3.org/2000/svg' viewBox='0 0 32 32'%3E\
-     %3Crect width='32' height='32' rx='8' fill='%230b5a8f'/%3E%3Cpath d='M12 9.5v13l11-6.5z' fill='%23fff'/%3E%3C/svg%3E\">\n",
-    "<style>",
-    style!(),
-    "</style>\n"
-);
-
-/// What is behind them.
-const BEHIND: &str =
-    concat!(include_str!("library/parts.html"), "<script>", script!(), "</script>\n</body>\n</html>\n");
-
-/// What the browser holds the page to (CSP Level 3).
-static POLICY: LazyLock<String> = LazyLock::new(|| {
-    format!(
-        "default-src 'none'; script-src 'sha256-{}'; style-src 'sha256-{}'; img-src 'self' data:; media-src 'self'; \
-         connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
-        hash(script!()),
-        hash(style!())
-    )
+static FRAME: LazyLock<Frame> = LazyLock::new(|| {
+    let (template, style) = (include_str!("library/page.html"), include_str!("library/page.css"));
+    let sources = "img-src 'self' data:; media-src 'self'; connect-src 'self'";
+    let page = Page::new(template, style, include_str!("library/page.js"), sources);
+    let (before, behind) = page.around(ROWS);
+    Frame { page, before, behind }
 });
 
-/// The value of the page's Content-Security-Policy.
-pub fn policy() -> &'static str {
-    &POLICY
-}
-
-fn hash(text: &str) -> String {
-    STANDARD.encode(Sha256::digest(text))
-}
-
-/// The whole page around its rows.
-pub fn body(rows: Bytes) -> Body {
-    let of_all = |text: &'static str| Segment::Bytes(Bytes::from_static(text.as_bytes()));
-    Body::Segments(vec![of_all(BEFORE), Segment::Bytes(rows), of_all(BEHIND)])
+/// A reply with the whole page around its rows.
+pub fn response(rows: Bytes) -> Response {
+    let Frame { page, before, behind } = &*FRAME;
+    page.response_with(Body::Segments(vec![before.clone().into(), Segment::Bytes(rows), behind.clone().into()]))
 }
 
 /// The rows of the directory `path`, decoded, with a slash at its start and its end. With `upload`, the address of this directory
@@ -220,7 +190,8 @@ mod tests {
 
     #[test]
     fn p4_what_is_the_same_on_every_page_links_nowhere() {
-        for text in [BEFORE, BEHIND] {
+        for text in [&FRAME.before, &FRAME.behind] {
+            let text = std::str::from_utf8(text).unwrap();
             assert!(!text.contains("<a") && !text.contains(" href=\"http") && !text.contains(" src="), "{text}");
         }
     }
@@ -265,18 +236,18 @@ mod tests {
         }
     }
 
+    /// The browser reads what stands between the tags; what it makes of them, its own tests and those of the page's maker tell.
     #[test]
-    fn the_policy_names_what_is_inlined() {
-        let page = [BEFORE, BEHIND].concat();
-        for (open, close, directive) in [("<style>", "</style>", "style-src"), ("<script>", "</script>", "script-src")]
-        {
-            assert_eq!((page.matches(open).count(), page.matches(close).count()), (1, 1), "ended by what is in it");
-            let text = page.split_once(open).unwrap().1.split_once(close).unwrap().0;
-            assert!(policy().contains(&format!("; {directive} 'sha256-{}';", hash(text))), "{}", policy());
-            // A parser of HTML changes these on the way, and reads a script with the second differently.
-            assert!(!text.contains(['\r', '\0']) && !text.contains("<!--"), "{directive}");
+    fn style_and_script_are_the_page_s_only_ones_and_read_as_they_are_written() {
+        let Frame { page, before, behind } = &*FRAME;
+        let html = String::from_utf8([&before[..], behind].concat()).unwrap();
+        for (open, close) in [("<style>", "</style>"), ("<script>", "</script>")] {
+            assert_eq!((html.matches(open).count(), html.matches(close).count()), (1, 1), "ended by what is in it");
+            let text = html.split_once(open).unwrap().1.split_once(close).unwrap().0;
+            // A parser of HTML changes these on the way.
+            assert!(!text.contains(['\r', '\0']), "{open}");
         }
-        assert!(!page.contains(" style=") && !page.contains(" onclick") && !policy().contains("unsafe"));
+        assert!(!html.contains(" style=") && !html.contains(" onclick") && !page.policy.contains("unsafe"));
     }
 
     #[test]
@@ -291,7 +262,7 @@ mod tests {
             "http:",
             "https:",
         ] {
-            assert!(!script!().contains(name), "{name}");
+            assert!(!include_str!("library/page.js").contains(name), "{name}");
         }
     }
 

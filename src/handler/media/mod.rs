@@ -228,18 +228,16 @@ impl Folder {
             Ok(text) => text,
             Err(why) => return not_found(why),
         };
-        let response = Response::new(StatusCode::OK)
-            .field("X-Content-Type-Options", "nosniff")
-            .field("Cache-Control", "no-cache")
-            .field("Vary", "Accept");
-        if is_json {
-            return response.field("Content-Type", "application/json").with_body(text);
-        }
-        response
-            .field("Content-Type", "text/html; charset=utf-8")
-            .field("Content-Security-Policy", library::policy())
-            .field("Referrer-Policy", "no-referrer")
-            .with_body(library::body(text))
+        let response = if is_json {
+            Response::new(StatusCode::OK)
+                .field("Content-Type", "application/json")
+                .field("X-Content-Type-Options", "nosniff")
+                .field("Cache-Control", "no-cache")
+                .with_body(text)
+        } else {
+            library::response(text)
+        };
+        response.field("Vary", "Accept")
     }
 
     async fn file(&self, request: &Request, path: &[u8], plain: Rc<OpenFile>) -> Response {
