@@ -343,10 +343,27 @@ fn s2_a_silent_topic_has_a_heartbeat_and_a_dead_client_is_freed_within_one() {
     let server = serve("heartbeat = \"1s\"");
     let mut subscriber = Subscriber::of(&server, "/events/a", "");
     assert_eq!((subscriber.event(), subscriber.event()), (Event::default(), Event::default()));
-    let gone = Subscriber::of(&server, "/events/b", "");
-    eventually(PATIENCE, || server.metric("subscribers") == 2);
+    server.stop();
+}
+
+#[test]
+fn f10_a_subscriber_that_has_finished_its_side_is_found_out_at_once() {
+    // A heartbeat would come too late for this test.
+    let server = serve("heartbeat = \"1h\"");
+    let gone: Vec<Subscriber> = (0..20).map(|_| Subscriber::of(&server, "/events/a", "")).collect();
+    let mut finished = Subscriber::of(&server, "/events/a", "");
+    eventually(PATIENCE, || server.metric("subscribers") == 21);
     drop(gone);
     eventually(PATIENCE, || server.metric("subscribers") == 1);
+    finished.client.finish();
+    assert_eq!(finished.event(), Event::default(), "whether it still reads");
+    for n in ["1", "2"] {
+        publish(&mut server.connect(), "a", n);
+        finished.expect_data(&[n]);
+    }
+    drop(finished);
+    publish(&mut server.connect(), "a", "3");
+    eventually(PATIENCE, || server.metric("subscribers") == 0);
     server.stop();
 }
 

@@ -6,7 +6,8 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use crate::support::{
-    CLIENT_PATIENCE, Fixture, Launch, PATIENCE, Process, Run, Server, eventually, installed, names_in, output, url,
+    Browser, CLIENT_PATIENCE, Fixture, Launch, PATIENCE, Process, Run, Server, eventually, installed, names_in,
+    not_shown, output, url,
 };
 
 #[track_caller]
@@ -160,4 +161,52 @@ fn ffmpeg_puts_dash_of_low_latency() {
     assert!((4.0..6.0).contains(&duration(&ffprobe, &target)));
     assert!(names_in(folder.path()).iter().all(|name| !name.contains("incomplete") && !name.starts_with(".live")));
     server.stop();
+}
+
+/// A page with hls.js, from another origin than the stream's.
+fn player_page() -> Option<(Fixture, Server)> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let library = root.join("target/clients/node_modules/hls.js/dist/hls.min.js");
+    if !library.exists() {
+        not_shown("hls.js is not installed (tools/clients)");
+        return None;
+    }
+    let site = Fixture::new();
+    for (from, name) in [(library, "hls.min.js"), (root.join("tests/clients/hls.html"), "hls.html")] {
+        fs::copy(from, site.at(name)).expect("a file of the page");
+    }
+    let server = Server::start(site.path());
+    Some((site, server))
+}
+
+#[test]
+fn hls_js_in_a_browser_plays_what_ffmpeg_is_just_putting() {
+    let (Some(ffmpeg), Some((_site, page))) = (installed(&["ffmpeg"]), player_page()) else { return };
+    let Some(browser) = Browser::open() else { return };
+    let folder = Fixture::new();
+    let config =
+        format!("[[route]]\nmedia = {{ root = {:?}, cors = [\"*\"] }}\nlive = {{ delete = true }}", folder.path());
+    let server = Launch::routes().config(&config).arg("--workers").arg("2").start();
+    for segments in ["mpegts", "fmp4"] {
+        let target = url(&server, &format!("{segments}/live.m3u8"));
+        let hls =
+            format!("-f hls -hls_time 1 -hls_list_size 6 -hls_segment_type {segments} -hls_flags delete_segments");
+        let coding = [&H264[..], &hls.split(' ').collect::<Vec<_>>()].concat();
+        let mut encoder = Process::spawn(&mut encode(&ffmpeg, &["-re"], "12", &coding, &target));
+        eventually(PATIENCE, || folder.at(&format!("{segments}/live.m3u8")).exists());
+        browser.visit(&format!("{}?stream={target}", url(&page, "hls.html")));
+        // While it is made: the picture moves, by playlists that are asked for again and segments that are.
+        browser.until("video.currentTime > 3 && said.playlists > 2 && said.fragments > 2");
+        assert!(encoder.ended().is_none(), "{segments}: it was played while it was made");
+        browser.screenshot(&format!("hls-{segments}"));
+        eventually(CLIENT_PATIENCE, || encoder.ended().is_some_and(|status| status.success()));
+        browser.until("said.ended");
+        let said = browser.run("return said");
+        assert_eq!(said["errors"], serde_json::json!([]), "{segments}");
+        assert!(browser.run("return video.currentTime").as_f64().is_some_and(|at| at > 10.0), "{segments}: to its end");
+    }
+    browser.expect_no_complaint();
+    eventually(PATIENCE, || server.metric("live_streams") + server.metric("live_readers") == 0);
+    server.stop();
+    page.stop();
 }

@@ -11,7 +11,7 @@ use futures_core::Stream;
 use super::subscription::{Item, Lost, Subscriber};
 use super::topic::Loss;
 use crate::error::Error;
-use crate::http::{Framed, Segment, Worker};
+use crate::http::{ClientEnd, Framed, Segment, Worker};
 use crate::proto::sse::{self, Event};
 use crate::rt::signal::Watch;
 use crate::rt::timer::Timer;
@@ -30,6 +30,8 @@ pub(super) struct Feed {
     every: Duration,
     timer: Timer,
     drain: Watch,
+    /// Tells when the client has finished its side, until it has.
+    client: Option<ClientEnd>,
     /// What is sent before anything else.
     first: Vec<u8>,
     /// What was found while events were put together, and did not fit.
@@ -37,10 +39,11 @@ pub(super) struct Feed {
 }
 
 impl Feed {
-    /// A stream to this subscriber. `retry` is what it is told first, and then what it has lost.
+    /// A stream to this subscriber, whose own end `client` tells. `retry` is what it is told first, and then what it has lost.
     pub fn new(
         subscriber: Subscriber,
         worker: &Rc<Worker>,
+        client: ClientEnd,
         heartbeat: (Framed, Duration),
         retry: Option<Duration>,
         lost: &[Lost],
@@ -58,7 +61,7 @@ impl Feed {
         let timer = Timer::new(&worker.runtime);
         timer.set_after(every);
         let (worker, drain) = (worker.clone(), worker.drain_watch());
-        Feed { subscriber, worker, heartbeat, every, timer, drain, first, ahead: None }
+        Feed { subscriber, worker, heartbeat, every, timer, drain, client: Some(client), first, ahead: None }
     }
 
     /// What there is to be sent now.
@@ -129,7 +132,12 @@ impl Stream for Feed {
             if feed.subscriber.poll_changed(cx).is_ready() || feed.drain.poll_changed(cx).is_ready() {
                 continue;
             }
-            if feed.timer.poll_expired(cx).is_ready() {
+            // A client that has finished may still read (F10), or it has closed: what it is sent now finds out which.
+            let has_finished = feed.client.as_mut().is_some_and(|client| client.poll(cx).is_ready());
+            if has_finished {
+                feed.client = None;
+            }
+            if has_finished || feed.timer.poll_expired(cx).is_ready() {
                 feed.timer.set_after(feed.every);
                 return Poll::Ready(Some(Ok(feed.heartbeat.clone().into())));
             }

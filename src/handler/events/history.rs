@@ -171,7 +171,7 @@ impl History {
         if next < self.first {
             return Read::Lost { count: self.first - next, next: self.first };
         }
-        let at = self.entries.partition_point(|entry| entry.number < next);
+        let at = self.index_of(next);
         self.entries.range(at..).find_map(|entry| entry.kept.as_ref()).map_or(Read::Nothing, Read::Event)
     }
 
@@ -179,6 +179,17 @@ impl History {
     pub fn find(&self, id: &str) -> Option<u64> {
         let history = self.entries.range(self.history_at..).rev().filter_map(|entry| entry.kept.as_ref());
         history.filter(|kept| kept.id.as_deref() == Some(id)).map(|kept| kept.number).next()
+    }
+
+    /// The index of the first entry from this number on.
+    fn index_of(&self, number: u64) -> usize {
+        // Numbers without a gap between them, as most are, are where they are expected.
+        let first = self.entries.front().map_or(number, |entry| entry.number);
+        let guess = usize::try_from(number.saturating_sub(first)).unwrap_or(usize::MAX);
+        match self.entries.get(guess) {
+            Some(entry) if entry.number == number => guess,
+            _ => self.entries.partition_point(|entry| entry.number < number),
+        }
     }
 
     fn leave_history(&mut self) {
@@ -206,7 +217,7 @@ impl History {
 
     /// Takes an event out of its place, for which a later one stands.
     fn vacate(&mut self, number: u64) {
-        let at = self.entries.partition_point(|entry| entry.number < number);
+        let at = self.index_of(number);
         let Some(entry) = self.entries.get_mut(at).filter(|entry| entry.number == number) else { return };
         let len = entry.len();
         if entry.kept.take().is_none() {

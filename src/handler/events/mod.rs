@@ -172,8 +172,16 @@ impl Handler for EventsHandler {
         }
         match *request.method() {
             Method::GET | Method::HEAD => {
-                let response = desk.subscribe(&request).unwrap_or_else(|refusal| refusal.response(None));
-                desk.share(&request, response).into()
+                let subscribed = desk.subscribe(&request);
+                let response = match subscribed {
+                    Ok(Subscribed::Not(response)) => desk.share(&request, response),
+                    Ok(Subscribed::To { response, subscriber, lost }) => {
+                        let response = desk.share(&request, response);
+                        response.with_body(desk.feed(request, subscriber, &lost))
+                    }
+                    Err(refusal) => desk.share(&request, refusal.response(None)),
+                };
+                response.into()
             }
             Method::POST | Method::DELETE => {
                 let desk = desk.clone();
@@ -215,11 +223,11 @@ impl Desk {
     }
 
     /// A stream of what is published from now on, or of what came behind the event that the client names, too.
-    fn subscribe(&self, request: &Request) -> Result<Response, Refusal> {
+    fn subscribe(&self, request: &Request) -> Result<Subscribed, Refusal> {
         let (names, last_event_id) = subscription_of(request)?;
         let seen = Seen::of(last_event_id.as_deref(), names.len());
         if *request.method() == Method::HEAD {
-            return Ok(stream_head());
+            return Ok(Subscribed::Not(stream_head()));
         }
         let share = self.shared.subscribers.take(1).ok_or(Refusal::Subscribers)?;
         let topics = names.iter().map(|name| self.shared.hub.topic(name, &self.shared.rules, self.now_ms()));
@@ -229,15 +237,21 @@ impl Desk {
         let (mut subscriber, lost) = Subscriber::new(hub, topics, &seen, config.on_lag, share);
         if lost.is_empty() && subscriber.is_at_end() {
             // What tells a browser not to come back (S1).
-            return Ok(Response::new(StatusCode::NO_CONTENT).field("Cache-Control", "no-store"));
+            let response = Response::new(StatusCode::NO_CONTENT).field("Cache-Control", "no-store");
+            return Ok(Subscribed::Not(response));
         }
         let mut response = stream_head().field("Last-Event-ID", subscriber.positions().to_string());
         if !lost.is_empty() {
             response = response.field("Events-Lost", total(&lost));
         }
-        let heartbeat = (self.heartbeat.clone(), config.heartbeat);
-        let feed = Feed::new(subscriber, &self.worker, heartbeat, config.retry, &lost);
-        Ok(response.with_body(Body::stream(feed)))
+        Ok(Subscribed::To { response, subscriber, lost })
+    }
+
+    /// The stream to a subscriber.
+    fn feed(&self, request: Request, subscriber: Subscriber, lost: &[Lost]) -> Body {
+        let config = &self.shared.config;
+        let (client, heartbeat) = (request.into_body().into_client_end(), (self.heartbeat.clone(), config.heartbeat));
+        Body::stream(Feed::new(subscriber, &self.worker, client, heartbeat, config.retry, lost))
     }
 
     /// Ends a topic: its subscribers' streams end behind its last event, and who subscribes then is told not to come back, until
@@ -251,6 +265,14 @@ impl Desk {
         self.shared.hub.close(&topic, self.now_ms()).await?;
         Ok(Response::new(StatusCode::NO_CONTENT))
     }
+}
+
+/// What a request to subscribe comes to.
+enum Subscribed {
+    /// A reply without a stream.
+    Not(Response),
+    /// The head of a stream, who reads it, and what is lost.
+    To { response: Response, subscriber: Subscriber, lost: Vec<Lost> },
 }
 
 /// A reply that streams events (S1).
