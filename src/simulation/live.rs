@@ -186,13 +186,13 @@ fn a_playlist_is_one_version_whenever_it_is_read() {
         let mut server = Server::with_routes(world, tight(), routes(OnSecondEncoder::Reject));
         let writers: Vec<Guest> = (0..2)
             .map(|_| {
-                let asks = (0..4).map(|_| put(world, "a.m3u8", &content(LEN), &[201, 204])).collect::<Vec<_>>();
+                let asks = (0..2).map(|_| put(world, "a.m3u8", &content(LEN), &[201, 204])).collect::<Vec<_>>();
                 server.invite(Manner::drawn(world), asks)
             })
             .collect();
-        let readers: Vec<Guest> = (0..4)
+        let readers: Vec<Guest> = (0..2)
             .map(|_| {
-                let asks = (0..6).map(|_| get("a.m3u8", &[200, 404])).collect::<Vec<_>>();
+                let asks = (0..4).map(|_| get("a.m3u8", &[200, 404])).collect::<Vec<_>>();
                 server.invite(Manner::drawn(world), asks)
             })
             .collect();

@@ -594,3 +594,26 @@ fn t6_neither_a_reload_nor_a_drain_cuts_an_encoder_or_its_readers() {
     drop((after, before));
     assert_eq!(server.wait().code(), Some(0));
 }
+
+#[test]
+fn t6_what_had_come_at_the_end_of_a_drain_is_marked_at_the_next_start() {
+    let folder = Fixture::new();
+    let root = folder.path().display();
+    let config =
+        format!("[limits]\nshutdown_timeout = \"1s\"\n[[route]]\n[route.media]\nroot = \"{root}\"\n[route.live]\n");
+    let start = || Launch::routes().config(&config).start();
+    let mut server = start();
+    let mut encoder = Encoder::begin(&server, "/a.ts");
+    encoder.send(&bytes_at(0, 1000));
+    let mut reader = server.connect();
+    reader.ask("GET", "/a.ts", "");
+    reader.head();
+    check_bytes(0, &follow(&mut reader, 1000));
+    server.signal(Signal::SIGTERM);
+    assert!(reader.chunk().is_err(), "it is cut, and can tell");
+    server.wait();
+    let next = start();
+    eventually(PATIENCE, || names_in(folder.path()) == ["a.incomplete.ts"]);
+    check_bytes(0, &fs::read(folder.at("a.incomplete.ts")).unwrap());
+    next.stop();
+}

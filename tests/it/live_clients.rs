@@ -132,6 +132,37 @@ fn ffmpeg_puts_segments_and_playlists_and_deletes_what_has_left_them() {
     server.stop();
 }
 
+/// Segments in pieces as they are coded, which players read before they are whole (DASH of low latency).
+#[test]
+fn ffmpeg_puts_dash_of_low_latency() {
+    let (Some(ffmpeg), Some(ffprobe)) = (installed(&["ffmpeg"]), installed(&["ffprobe"])) else { return };
+    let folder = Fixture::new();
+    let server = serve(&folder, "delete = true");
+    let target = url(&server, "show/live.mpd");
+    let dash = "-f dash -seg_duration 2 -frag_duration 0.2 -frag_type duration -streaming 1 -ldash 1 -use_template 1";
+    let coding = [&H264[..], &dash.split(' ').collect::<Vec<_>>()].concat();
+    // It warns that it has no rename, which is what a playlist that is replaced whole does not need.
+    let mut encoder = Process::spawn(encode(&ffmpeg, &["-re"], "5", &coding, &target).stderr(Stdio::null()));
+    // A segment is watched while it is made, and comes in more than one piece.
+    eventually(PATIENCE, || server.metric("live_streams") > 0);
+    let mut reader = server.connect();
+    let mut pieces = 0;
+    eventually(PATIENCE, || {
+        let reply = reader.get("/show/chunk-stream0-00002.m4s", "Range: bytes=0-0\r\n");
+        reply.status() == 206 && reply.field("Content-Range").is_some_and(|range| range.ends_with("/*"))
+    });
+    reader.ask("GET", "/show/chunk-stream0-00002.m4s", "");
+    assert_eq!(reader.head().field("Content-Type"), Some("video/mp4"));
+    while !reader.chunk().expect("the whole segment").is_empty() {
+        pieces += 1;
+    }
+    assert!(pieces > 2, "{pieces} pieces");
+    eventually(PATIENCE, || encoder.ended().is_some_and(|status| status.success()));
+    assert!((4.0..6.0).contains(&duration(&ffprobe, &target)));
+    assert!(names_in(folder.path()).iter().all(|name| !name.contains("incomplete") && !name.starts_with(".live")));
+    server.stop();
+}
+
 /// A page with hls.js, from another origin than the stream's.
 fn player_page() -> Option<(Fixture, Server)> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
