@@ -121,6 +121,8 @@ impl Stream for Feed {
     fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
         let feed = &mut *self;
         loop {
+            // First, so that what a look finds is all that there was when it was told.
+            let has_changed = feed.subscriber.poll_changed(cx).is_ready();
             if let Some(segment) = feed.gather() {
                 feed.timer.set_after(feed.every);
                 return Poll::Ready(Some(Ok(segment)));
@@ -129,7 +131,7 @@ impl Stream for Feed {
             if feed.subscriber.has_ended() || feed.worker.draining() {
                 return Poll::Ready(None);
             }
-            if feed.subscriber.poll_changed(cx).is_ready() || feed.drain.poll_changed(cx).is_ready() {
+            if has_changed || feed.drain.poll_changed(cx).is_ready() {
                 continue;
             }
             // A client that has finished may still read (F10), or it has closed: what it is sent now finds out which.

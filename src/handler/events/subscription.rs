@@ -31,6 +31,8 @@ struct Place {
     /// The number of its next event.
     next: u64,
     watch: Watch,
+    /// Nothing is there that it has not been given, unless the watch has news: so a topic is looked at once for each event.
+    is_current: bool,
     has_ended: bool,
 }
 
@@ -68,7 +70,7 @@ impl Subscriber {
             let watch = topic.changed.watch();
             let (next, loss) = topic.resume(seen, index);
             lost.extend(loss.map(|loss| Lost { topic: topic.name.clone(), loss, was_slow: false }));
-            Place { topic, next, watch, has_ended: false }
+            Place { topic, next, watch, is_current: false, has_ended: false }
         };
         let places = topics.into_iter().enumerate().map(place).collect();
         (Subscriber { hub, places, turn: 0, on_lag, _share: share }, lost)
@@ -95,11 +97,11 @@ impl Subscriber {
         for offset in 0..count {
             let at = (self.turn + offset) % count;
             let place = &mut self.places[at];
-            if place.has_ended {
+            if place.has_ended || place.is_current {
                 continue;
             }
             match place.topic.read(place.next) {
-                Next::Nothing => {}
+                Next::Nothing => place.is_current = true,
                 Next::End => place.has_ended = true,
                 Next::Lost { count, next } => {
                     place.next = next;
@@ -109,8 +111,9 @@ impl Subscriber {
                     }
                     return Some(Item::Lost(lost));
                 }
-                Next::Event { number, lines, id_line_len } => {
+                Next::Event { number, lines, id_line_len, is_newest } => {
                     place.next = number + 1;
+                    place.is_current = is_newest;
                     self.turn = (at + 1) % count;
                     return Some(Item::Event { lines, id_line_len });
                 }
@@ -133,6 +136,7 @@ impl Subscriber {
         let mut changed = Poll::Pending;
         for place in &mut self.places {
             if place.watch.poll_changed(cx).is_ready() {
+                place.is_current = false;
                 changed = Poll::Ready(());
             }
         }

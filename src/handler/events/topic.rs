@@ -52,8 +52,8 @@ pub(super) enum Next {
     End,
     /// It has lost so many events, and goes on with the number.
     Lost { count: u64, next: u64 },
-    /// An event.
-    Event { number: u64, lines: Framed, id_line_len: usize },
+    /// An event, and whether it is the newest there is.
+    Event { number: u64, lines: Framed, id_line_len: usize, is_newest: bool },
 }
 
 impl Topic {
@@ -176,9 +176,12 @@ impl Topic {
             Read::Nothing if state.is_closed => Next::End,
             Read::Nothing => Next::Nothing,
             Read::Lost { count, next } => Next::Lost { count, next },
-            Read::Event(kept) => {
-                Next::Event { number: kept.number, lines: kept.lines.clone(), id_line_len: kept.id_line_len }
-            }
+            Read::Event(kept) => Next::Event {
+                number: kept.number,
+                lines: kept.lines.clone(),
+                id_line_len: kept.id_line_len,
+                is_newest: kept.number + 1 == state.history.next() && !state.is_closed,
+            },
         }
     }
 
