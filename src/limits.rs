@@ -178,6 +178,8 @@ impl Limits {
     pub const UPLOAD_LOCK_RETRY: Duration = Duration::from_millis(2);
     /// Topics of one subscription; more are answered 400.
     pub const SUBSCRIPTION_TOPICS: usize = 64;
+    /// Lines of one body that are taken before others have their turn.
+    pub const LINES_IN_A_TURN: usize = 64;
     /// Events of one body that are on their way to the journal at once.
     pub const EVENTS_UNDER_WAY: usize = 64;
     /// The longest event or item that may be configured, in bytes: each is in memory whole.

@@ -657,6 +657,8 @@ fn with_configured(own: &Routes, config: &Config, standing: &mut Standing) -> Re
         let handler = guarded?;
         routes.add(route.host.clone(), &route.prefix, handler);
     }
+    // Behind the last that could fail: a configuration that is refused changes nothing.
+    stands.queues.values().for_each(Queue::apply);
     *standing = stands;
     Ok(routes)
 }

@@ -91,8 +91,9 @@ impl EventsConfig {
         check_heartbeat(self.heartbeat).map_err(named("heartbeat"))?;
         check_event_len(self.event_len).map_err(named("event_len"))?;
         check_count(self.topics).map_err(named("topics"))?;
-        if self.memory < 2 * self.event_len {
-            return Err(String::from("memory: less than two events: write more, or a smaller event_len"));
+        // Its lines and its record, and what it becomes by its line ends.
+        if self.memory < 4 * self.event_len {
+            return Err(String::from("memory: less than four events: write more, or a smaller event_len"));
         }
         self.origins.as_deref().map_or(Ok(()), check_cors).map_err(named("origins"))?;
         if self.credentials && self.origins.as_deref().is_none_or(|origins| origins.iter().any(|origin| origin == "*"))

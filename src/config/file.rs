@@ -723,7 +723,7 @@ mod tests {
         let refusal =
             "site.toml:3: on_lag: `drop` is no answer to a subscriber that is behind: write one of disconnect, skip";
         check(with("events", "on_lag = \"drop\""), refusal);
-        let refusal = "memory: less than two events: write more, or a smaller event_len";
+        let refusal = "memory: less than four events: write more, or a smaller event_len";
         assert!(with("events", "memory = \"1KiB\"").ends_with(refusal));
         let refusal = "credentials: they need a list of origins: write origins = [\"https://app.example\"]";
         assert!(with("events", "credentials = true").ends_with(refusal), "s5");

@@ -132,6 +132,11 @@ impl Framed {
         &self.chunk[self.data_start as usize..self.chunk.len() - CHUNK_END.len()]
     }
 
+    /// The data from this offset on, in the same memory.
+    pub fn data_from(&self, start: usize) -> Bytes {
+        self.chunk.slice(self.data_start as usize + start..self.chunk.len() - CHUNK_END.len())
+    }
+
     /// What goes out: a chunk in the chunked coding, else the data alone.
     pub(super) fn for_payload(&self, payload: Payload) -> &[u8] {
         if payload == Payload::Chunked { &self.chunk } else { self.data() }

@@ -40,6 +40,9 @@ use crate::rt::yield_now;
 /// Items of a stream up to this length are framed in one buffer, in bytes; longer ones go out uncopied.
 const COPIED_ITEM_LEN: usize = 16 << 10;
 
+/// What an item of a stream costs beside its bytes, as bytes of a turn: short ones would else make it long.
+const ITEM_COST: u64 = 4 << 10;
+
 /// Why a reply was not sent whole. The connection can't go on.
 #[derive(Debug)]
 pub(super) enum Unsent {
@@ -391,7 +394,7 @@ impl<'a> Sending<'a> {
             if let Some(left) = &mut left {
                 *left = left.checked_sub(item.len()).ok_or_else(wrong_length)?;
             }
-            in_turn += item.len();
+            in_turn += item.len() + ITEM_COST;
             let sent = if head.is_empty() { self.framed_at_once(&item, payload)? } else { Some(0) };
             if let Some(sent) = sent {
                 // Boxed, because the streams that wait for an item are many, and those that wait for room are few.

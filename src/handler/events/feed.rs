@@ -36,6 +36,8 @@ pub(super) struct Feed {
     first: Vec<u8>,
     /// What was found while events were put together, and did not fit.
     ahead: Option<Item>,
+    /// What is behind an id that was sent, in the memory that all share.
+    rest: Option<Bytes>,
 }
 
 impl Feed {
@@ -61,7 +63,18 @@ impl Feed {
         let timer = Timer::new(&worker.runtime);
         timer.set_after(every);
         let (worker, drain) = (worker.clone(), worker.drain_watch());
-        Feed { subscriber, worker, heartbeat, every, timer, drain, client: Some(client), first, ahead: None }
+        Feed {
+            subscriber,
+            worker,
+            heartbeat,
+            every,
+            timer,
+            drain,
+            client: Some(client),
+            first,
+            ahead: None,
+            rest: None,
+        }
     }
 
     /// What there is to be sent now.
@@ -69,7 +82,18 @@ impl Feed {
         if !self.first.is_empty() {
             return Some(Bytes::from(std::mem::take(&mut self.first)).into());
         }
+        if let Some(rest) = self.rest.take() {
+            return Some(rest.into());
+        }
         let item = self.ahead.take().or_else(|| self.subscriber.try_next())?;
+        if let Item::Event { lines, id_line_len } = &item
+            && self.subscriber.has_several()
+            && lines.data().len() > TOGETHER
+        {
+            self.worker.metrics.events_delivered.increment();
+            self.rest = Some(lines.data_from(*id_line_len));
+            return Some(Bytes::from(format!("id: {}\n", self.subscriber.positions())).into());
+        }
         let is_alone = |feed: &mut Self| {
             feed.ahead = feed.subscriber.try_next();
             feed.ahead.is_none()

@@ -56,6 +56,8 @@ pub(super) struct History {
     next: u64,
     /// Below this number events were given up.
     first: u64,
+    /// Below this number events have left the history, though some may be kept for those behind.
+    left: u64,
     /// The index of the history's first entry.
     history_at: usize,
     /// What all entries hold, and those of the history.
@@ -97,7 +99,7 @@ const VACANT: usize = 32;
 impl History {
     /// Of a topic whose next event has this number.
     pub fn new(next: u64) -> Self {
-        History { next, first: next, ..History::default() }
+        History { next, first: next, left: next, ..History::default() }
     }
 
     /// The number of the next event.
@@ -108,6 +110,11 @@ impl History {
     /// The number of the history's first event, or of the next one where there is no history.
     pub fn history_first(&self) -> u64 {
         self.entries.get(self.history_at).map_or(self.next, |entry| entry.number)
+    }
+
+    /// The number behind the newest event that has left the history: what was replaced before is not lost with it.
+    pub fn left(&self) -> u64 {
+        self.left
     }
 
     /// Whether nothing is kept.
@@ -195,7 +202,10 @@ impl History {
     fn leave_history(&mut self) {
         let entry = &self.entries[self.history_at];
         self.history_bytes -= entry.len();
-        self.history_events -= usize::from(entry.kept.is_some());
+        if entry.kept.is_some() {
+            self.history_events -= 1;
+            self.left = entry.number + 1;
+        }
         self.history_at += 1;
     }
 

@@ -9,6 +9,7 @@
 //! So nobody is sent an event that a kill could take back, and the order is one for all.
 
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::TOPIC_LEN;
@@ -33,7 +34,20 @@ const EVENT_BYTES: usize = 256;
 pub(super) struct Hub {
     topics: Mutex<Topics>,
     memory: Budget,
+    subscribers: AtomicUsize,
     archive: Option<Archive>,
+    /// The longest event that the journal was opened for.
+    event_len: usize,
+}
+
+/// A subscriber's place among those that there may be; given up when it is dropped.
+#[derive(Debug)]
+pub(super) struct Seat(Arc<Hub>);
+
+impl Drop for Seat {
+    fn drop(&mut self) {
+        self.0.subscribers.fetch_sub(1, Ordering::Relaxed);
+    }
 }
 
 #[derive(Debug, Default)]
@@ -72,7 +86,13 @@ impl Hub {
     /// # Errors
     /// The operator's fault: the journal can't be used.
     pub fn open(config: &EventsConfig, now_ms: u64) -> Result<Self, Error> {
-        let mut hub = Hub { topics: Mutex::default(), memory: Budget::new(config.memory), archive: None };
+        let mut hub = Hub {
+            topics: Mutex::default(),
+            memory: Budget::new(config.memory),
+            subscribers: AtomicUsize::new(0),
+            archive: None,
+            event_len: config.event_len,
+        };
         if let Some(dir) = &config.journal {
             let rules = Rules::of(config);
             let archive = Archive::open(dir, config, |head, lines| hub.replay(&head, lines, &rules, now_ms));
@@ -82,6 +102,19 @@ impl Hub {
             hub.archive = Some(archive);
         }
         Ok(hub)
+    }
+
+    /// A place for one more subscriber, of so many. What a reload changes is the bound, not how many there are.
+    pub fn seat(self: &Arc<Self>, most: usize) -> Result<Seat, Refusal> {
+        let taken = self
+            .subscribers
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |count| (count < most).then_some(count + 1));
+        taken.map(|_| Seat(self.clone())).map_err(|_| Refusal::Subscribers)
+    }
+
+    /// The longest event that can be kept: the journal's records were bounded when it was opened.
+    pub fn longest_event(&self, wanted: usize) -> usize {
+        if self.archive.is_some() { wanted.min(self.event_len) } else { wanted }
     }
 
     /// The topic of this name, which is made if need be.
@@ -99,7 +132,7 @@ impl Hub {
         }
         // Microseconds, so that two counts that begin in the same millisecond are told apart, also after a restart.
         let epoch = (now_ms * 1000).max(topics.epoch + 1);
-        Ok(topics.add(name, epoch))
+        Ok(topics.add(name, epoch, 1))
     }
 
     /// The topic of this name, if it is there.
@@ -108,9 +141,11 @@ impl Hub {
     }
 
     /// Gives up a topic that was never used, whose last subscriber has left.
-    pub fn forget_if_blank(&self, topic: &Topic) {
+    pub fn forget_if_blank(&self, topic: &Arc<Topic>) {
         let mut topics = self.lock();
-        if topic.is_blank() {
+        let is_known = topics.by_name.get(&topic.name).is_some_and(|known| Arc::ptr_eq(known, topic));
+        // The handles here and the caller's: nobody else has it, to publish or to subscribe to, or comes by it while this is locked.
+        if is_known && Arc::strong_count(topic) == 2 && topic.is_blank() {
             topics.by_name.remove(&topic.name);
         }
     }
@@ -138,7 +173,7 @@ impl Hub {
         let Message { data, id, event, retry, key } = message;
         let lines = sse::encode(&Event { id: None, event: event.as_deref(), retry, data: Some(&data) });
         drop(data);
-        let share = self.room_for(topic, lines.len() + EVENT_BYTES, rules, now_ms)?;
+        let share = self.room_for(topic, weight(&lines, &id, &key), rules, now_ms)?;
         let Some(archive) = &self.archive else {
             let _order = topic.in_order();
             let position = topic.hand_out();
@@ -204,8 +239,8 @@ impl Hub {
             match topics.by_name.get(&*head.topic) {
                 Some(topic) if topic.position().epoch == head.epoch => Some(topic.clone()),
                 // A count that began later takes the place of an earlier one.
-                Some(_) => Some(topics.add(&head.topic, head.epoch)),
-                None if topics.by_name.len() < rules.topics => Some(topics.add(&head.topic, head.epoch)),
+                Some(_) => Some(topics.add(&head.topic, head.epoch, head.number)),
+                None if topics.by_name.len() < rules.topics => Some(topics.add(&head.topic, head.epoch, head.number)),
                 None => None,
             }
         };
@@ -213,7 +248,7 @@ impl Hub {
         if head.is_end {
             return topic.close();
         }
-        let room = self.room_for(&topic, lines.len() + EVENT_BYTES, rules, now_ms);
+        let room = self.room_for(&topic, weight(lines, &head.id, &head.key), rules, now_ms);
         if let (Ok(share), false) = (room, lines.is_empty()) {
             let kept = kept(head.position(), head.at_ms, head.id.clone(), head.key.clone(), lines, share);
             topic.keep(kept, &rules.bounds);
@@ -243,20 +278,29 @@ impl Begun {
 }
 
 impl Topics {
-    fn add(&mut self, name: &str, epoch: u64) -> Arc<Topic> {
+    fn add(&mut self, name: &str, epoch: u64, first: u64) -> Arc<Topic> {
         self.epoch = self.epoch.max(epoch);
         let name: Arc<str> = name.into();
-        let topic = Arc::new(Topic::new(name.clone(), epoch));
+        let topic = Arc::new(Topic::from(name.clone(), epoch, first));
         self.by_name.insert(name, topic.clone());
         topic
     }
 
     /// Makes room for another topic; whether that was possible.
     fn forget_longest_unused(&mut self) -> bool {
-        let unused = self.by_name.values().filter_map(|topic| Some((topic.unused_since()?, topic.name.clone())));
+        // One that somebody has in hand is about to be used.
+        let is_free = |topic: &&Arc<Topic>| Arc::strong_count(topic) == 1;
+        let unused = self.by_name.values().filter(is_free);
+        let unused = unused.filter_map(|topic| Some((topic.unused_since()?, topic.name.clone())));
         let longest = unused.min();
         longest.is_some_and(|(_, name)| self.by_name.remove(&name).is_some())
     }
+}
+
+/// What an event takes in memory: its id stands in its first line, and beside it to be found by.
+fn weight(lines: &[u8], id: &Option<String>, key: &Option<String>) -> usize {
+    let len = |name: &Option<String>| name.as_ref().map_or(0, String::len);
+    lines.len() + 2 * len(id) + len(key) + EVENT_BYTES
 }
 
 fn kept(position: Position, at_ms: u64, id: Option<String>, key: Option<String>, lines: &[u8], share: Share) -> Kept {

@@ -22,6 +22,8 @@ mod publish;
 mod record;
 mod refusal;
 mod subscription;
+#[cfg(test)]
+mod tests;
 mod topic;
 
 use std::borrow::Cow;
@@ -38,7 +40,7 @@ use self::refusal::Refusal;
 use self::subscription::{Lost, Subscriber};
 use crate::config::EventsConfig;
 use crate::error::Error;
-use crate::http::{Answer, Body, Budget, Framed, Handler, MakeHandler, Request, Response, Worker};
+use crate::http::{Answer, Body, Framed, Handler, MakeHandler, Request, Response, Worker};
 use crate::limits::Limits;
 use crate::proto::cors::Cors;
 use crate::proto::{query, sse, target};
@@ -58,7 +60,6 @@ struct Shared {
     config: EventsConfig,
     rules: Rules,
     cors: Option<Cors>,
-    subscribers: Budget,
     hub: Arc<Hub>,
 }
 
@@ -78,7 +79,7 @@ impl Events {
     ///
     /// # Errors
     /// The operator's fault: what of the configuration can't be used.
-    pub fn reconfigured(&self, config: EventsConfig) -> Result<Self, Error> {
+    pub(crate) fn reconfigured(&self, config: EventsConfig) -> Result<Self, Error> {
         config.check().map_err(Error::operator)?;
         let old = &self.0.config;
         let fixed = [
@@ -86,6 +87,7 @@ impl Events {
             ("journal_bytes", old.journal_bytes == config.journal_bytes),
             ("journal_sync", old.journal_sync == config.journal_sync),
             ("memory", old.memory == config.memory),
+            ("event_len", self.0.hub.longest_event(config.event_len) == config.event_len),
         ];
         for (key, _) in fixed.iter().filter(|(_, same)| !same) {
             tracing::warn!("{key} of events has changed: restart the server to apply it");
@@ -94,9 +96,9 @@ impl Events {
     }
 
     fn over(config: EventsConfig, hub: Arc<Hub>) -> Self {
-        let (rules, cors) = (Rules::of(&config), config.sharing());
-        let subscribers = Budget::new(config.subscribers);
-        Events(Arc::new(Shared { config, rules, cors, subscribers, hub }))
+        let (mut rules, cors) = (Rules::of(&config), config.sharing());
+        rules.event_len = hub.longest_event(config.event_len);
+        Events(Arc::new(Shared { config, rules, cors, hub }))
     }
 
     /// The topic of this name, which is made if need be.
@@ -135,10 +137,10 @@ impl Topic {
     /// # Errors
     /// The server's: there are as many subscribers as there may be.
     pub fn subscribe(&self, last_event_id: Option<&str>) -> Result<Subscription, Error> {
-        let share = self.shared.subscribers.take(1).ok_or(Refusal::Subscribers)?;
+        let seat = self.shared.hub.seat(self.shared.config.subscribers)?;
         let (hub, on_lag) = (self.shared.hub.clone(), self.shared.config.on_lag);
         let (subscriber, lost) =
-            Subscriber::new(hub, vec![self.topic.clone()], &Seen::of(last_event_id, 1), on_lag, share);
+            Subscriber::new(hub, vec![self.topic.clone()], &Seen::of(last_event_id, 1), on_lag, seat);
         Ok(Subscription::new(subscriber, lost))
     }
 
@@ -227,14 +229,14 @@ impl Desk {
         let (names, last_event_id) = subscription_of(request)?;
         let seen = Seen::of(last_event_id.as_deref(), names.len());
         if *request.method() == Method::HEAD {
-            return Ok(Subscribed::Not(stream_head()));
+            return Ok(Subscribed::Not(stream_head().with_body(Body::stream::<Framed>(futures_util::stream::empty()))));
         }
-        let share = self.shared.subscribers.take(1).ok_or(Refusal::Subscribers)?;
+        let seat = self.shared.hub.seat(self.shared.config.subscribers)?;
         let topics = names.iter().map(|name| self.shared.hub.topic(name, &self.shared.rules, self.now_ms()));
         let topics: Vec<_> = topics.collect::<Result<_, _>>()?;
         topics.iter().for_each(|topic| topic.trim(self.now_ms(), &self.shared.rules.bounds));
         let (hub, config) = (self.shared.hub.clone(), &self.shared.config);
-        let (mut subscriber, lost) = Subscriber::new(hub, topics, &seen, config.on_lag, share);
+        let (mut subscriber, lost) = Subscriber::new(hub, topics, &seen, config.on_lag, seat);
         if lost.is_empty() && subscriber.is_at_end() {
             // What tells a browser not to come back (S1).
             let response = Response::new(StatusCode::NO_CONTENT).field("Cache-Control", "no-store");

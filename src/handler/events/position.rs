@@ -48,7 +48,7 @@ pub(super) enum Seen<'a> {
     /// Nothing, and it wants all that is kept.
     NothingYet,
     /// Up to these places, one in each topic.
-    Positions(Vec<Position>),
+    Positions(Vec<Position>, &'a str),
     /// Up to the event to which its publisher gave this id.
     Id(&'a str),
 }
@@ -64,7 +64,8 @@ impl<'a> Seen<'a> {
             Some(EARLIEST) => Seen::NothingYet,
             Some(id) => {
                 let positions: Option<Vec<Position>> = id.split('.').take(topics + 1).map(parse).collect();
-                positions.filter(|positions| positions.len() == topics).map_or(Seen::Id(id), Seen::Positions)
+                let positions = positions.filter(|positions| positions.len() == topics);
+                positions.map_or(Seen::Id(id), |positions| Seen::Positions(positions, id))
             }
         }
     }
@@ -86,13 +87,13 @@ mod tests {
     #[test]
     fn s3_what_is_no_position_is_an_id_of_a_publisher() {
         let position = |epoch, number| Position { epoch, number };
-        assert_eq!(Seen::of(Some("1f-7"), 1), Seen::Positions(vec![position(31, 7)]));
-        assert_eq!(Seen::of(Some("1-2.3-4"), 2), Seen::Positions(vec![position(1, 2), position(3, 4)]));
+        assert_eq!(Seen::of(Some("1f-7"), 1), Seen::Positions(vec![position(31, 7)], "1f-7"));
+        assert_eq!(Seen::of(Some("1-2.3-4"), 2), Seen::Positions(vec![position(1, 2), position(3, 4)], "1-2.3-4"));
         for (id, topics) in [("1-2.3-4", 1), ("1-2", 2), ("1-", 1), ("-1", 1), ("x", 1), ("+1-2", 1), ("1-+2", 1)] {
             assert_eq!(Seen::of(Some(id), topics), Seen::Id(id));
         }
         let far = format!("{:x}-{}", u64::MAX, u64::MAX);
-        assert_eq!(Seen::of(Some(&far), 1), Seen::Positions(vec![position(u64::MAX, u64::MAX)]));
+        assert_eq!(Seen::of(Some(&far), 1), Seen::Positions(vec![position(u64::MAX, u64::MAX)], &far));
         assert_eq!(Seen::of(Some("1-99999999999999999999"), 1), Seen::Id("1-99999999999999999999"));
         assert_eq!((Seen::of(None, 1), Seen::of(Some("earliest"), 3)), (Seen::Nothing, Seen::NothingYet));
     }
@@ -104,7 +105,7 @@ mod tests {
         ) {
             let all: Vec<Position> = all.into_iter().map(|(epoch, number)| Position { epoch, number }).collect();
             let id = Positions(all.iter().copied()).to_string();
-            prop_assert_eq!(Seen::of(Some(&id), all.len()), Seen::Positions(all));
+            prop_assert_eq!(Seen::of(Some(&id), all.len()), Seen::Positions(all, &id));
         }
 
         #[test]

@@ -15,7 +15,8 @@ use super::topic::Topic;
 use super::{Desk, single_topic};
 use crate::http::{Request, Response};
 use crate::limits::Limits;
-use crate::proto::ndjson::{self, Lines};
+use crate::proto::ndjson::{self, LineTooLong, Lines};
+use crate::rt::yield_now;
 
 /// What a line of JSON may have beside its data, in bytes: names, escapes of a few characters.
 const LINE_SPARE: usize = 16 << 10;
@@ -130,13 +131,16 @@ impl Batch<'_> {
     }
 
     async fn lines(&mut self, lines: &mut Lines, mut input: &[u8]) -> Result<(), Refusal> {
-        loop {
-            match lines.next(&mut input) {
-                Ok(Some(line)) => self.line(line).await?,
-                Ok(None) => return Ok(()),
-                Err(error) => return Err(Refusal::Malformed(error.to_string())),
+        let malformed = |error: LineTooLong| Refusal::Malformed(error.to_string());
+        let mut in_turn = 0;
+        while let Some(line) = lines.next(&mut input).map_err(malformed)? {
+            self.line(line).await?;
+            in_turn += 1;
+            if in_turn % Limits::LINES_IN_A_TURN == 0 {
+                yield_now().await;
             }
         }
+        Ok(())
     }
 
     async fn line(&mut self, line: ndjson::Line) -> Result<(), Refusal> {

@@ -6,11 +6,11 @@ use std::task::{Context, Poll};
 
 use futures_core::Stream;
 
-use super::hub::Hub;
+use super::hub::{Hub, Seat};
 use super::position::{Position, Positions, Seen};
 use super::topic::{Loss, Next, Topic};
 use crate::config::OnLag;
-use crate::http::{Framed, Share};
+use crate::http::Framed;
 use crate::proto::sse;
 use crate::rt::signal::Watch;
 
@@ -21,8 +21,10 @@ pub(super) struct Subscriber {
     /// The topic to look at first, so that a busy one does not keep the others from being read.
     turn: usize,
     on_lag: OnLag,
+    /// It was too slow, and gets nothing more.
+    is_cut: bool,
     /// It counts among the subscribers as long as it lives.
-    _share: Share,
+    _seat: Seat,
 }
 
 /// Where it is in one topic.
@@ -61,7 +63,7 @@ impl Subscriber {
         topics: Vec<Arc<Topic>>,
         seen: &Seen<'_>,
         on_lag: OnLag,
-        share: Share,
+        seat: Seat,
     ) -> (Self, Vec<Lost>) {
         let mut lost = Vec::new();
         let place = |(index, topic): (usize, Arc<Topic>)| {
@@ -73,7 +75,7 @@ impl Subscriber {
             Place { topic, next, watch, is_current: false, has_ended: false }
         };
         let places = topics.into_iter().enumerate().map(place).collect();
-        (Subscriber { hub, places, turn: 0, on_lag, _share: share }, lost)
+        (Subscriber { hub, places, turn: 0, on_lag, is_cut: false, _seat: seat }, lost)
     }
 
     /// Where it is: in each topic behind the last event that it was given.
@@ -88,32 +90,37 @@ impl Subscriber {
 
     /// Whether its topics have ended.
     pub fn has_ended(&self) -> bool {
-        self.places.iter().all(|place| place.has_ended)
+        self.is_cut || self.places.iter().all(|place| place.has_ended)
     }
 
     /// What is there for it now.
     pub fn try_next(&mut self) -> Option<Item> {
+        if self.is_cut {
+            return None;
+        }
         let count = self.places.len();
         for offset in 0..count {
             let at = (self.turn + offset) % count;
             let place = &mut self.places[at];
-            if place.has_ended || place.is_current {
+            if place.is_current {
                 continue;
             }
             match place.topic.read(place.next) {
-                Next::Nothing => place.is_current = true,
-                Next::End => place.has_ended = true,
+                // One that has ended may begin again, which is news.
+                Next::Nothing => (place.is_current, place.has_ended) = (true, false),
+                Next::End => (place.is_current, place.has_ended) = (true, true),
                 Next::Lost { count, next } => {
                     place.next = next;
                     let lost = Lost { topic: place.topic.name.clone(), loss: Loss::Gone(count), was_slow: true };
                     if self.on_lag == OnLag::Disconnect {
-                        self.places.iter_mut().for_each(|place| place.has_ended = true);
+                        self.is_cut = true;
                     }
                     return Some(Item::Lost(lost));
                 }
                 Next::Event { number, lines, id_line_len, is_newest } => {
                     place.next = number + 1;
                     place.is_current = is_newest;
+                    place.has_ended = false;
                     self.turn = (at + 1) % count;
                     return Some(Item::Event { lines, id_line_len });
                 }

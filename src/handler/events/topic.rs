@@ -58,9 +58,15 @@ pub(super) enum Next {
 
 impl Topic {
     /// A topic whose events are counted from `epoch` on.
+    #[cfg(test)]
     pub fn new(name: Arc<str>, epoch: u64) -> Self {
-        let history = History::new(1);
-        let state = State { epoch, history, handed: 1, is_closed: false, changed_ms: 0 };
+        Topic::from(name, epoch, 1)
+    }
+
+    /// The same, of which the events before this number are gone.
+    pub fn from(name: Arc<str>, epoch: u64, first: u64) -> Self {
+        let history = History::new(first);
+        let state = State { epoch, history, handed: first, is_closed: false, changed_ms: 0 };
         Topic {
             name,
             order: Mutex::default(),
@@ -154,13 +160,18 @@ impl Topic {
         match seen {
             Seen::Nothing => (next, None),
             Seen::NothingYet => (history_first, None),
-            Seen::Positions(positions) => match positions.get(index) {
+            Seen::Positions(positions, id) => match positions.get(index) {
                 Some(seen) if seen.epoch == state.epoch && seen.number >= next => (next, Some(Loss::Ahead)),
                 Some(seen) if seen.epoch == state.epoch => {
-                    let lost = history_first.saturating_sub(seen.number + 1);
-                    (history_first.max(seen.number + 1), (lost > 0).then_some(Loss::Gone(lost)))
+                    let lost = state.history.left().saturating_sub(seen.number + 1);
+                    let next = state.history.left().max(seen.number + 1);
+                    (next, (lost > 0).then_some(Loss::Gone(lost)))
                 }
-                _ => (history_first, Some(Loss::Unknown)),
+                // A publisher's own id may look like a position.
+                _ => match state.history.find(id) {
+                    Some(number) => (number + 1, None),
+                    None => (history_first, Some(Loss::Unknown)),
+                },
             },
             Seen::Id(id) => match state.history.find(id) {
                 Some(number) => (number + 1, None),

@@ -88,7 +88,7 @@ impl Core {
     pub fn rebound(&self, config: &QueueConfig) {
         let mut state = self.lock();
         state.bounds = Bounds::of(config);
-        state.wake_starved();
+        state.wake_all_first();
     }
 
     /// Whether nothing and nobody is left.
@@ -301,8 +301,11 @@ impl Core {
         let written = room.append_then(record, move |written| {
             let mut state = core.lock();
             state.ledger.landed(written, len);
-            if let Ok(position) = written {
-                state.moved(&of, number, position);
+            match (written, state.content(&of, number)) {
+                (Ok(position), Some(_)) => state.moved(&of, number, position),
+                // That it is done may stand before the copy: then it has to stand behind it, too.
+                (Ok(_), None) => state.done.push(number),
+                (Err(_), _) => {}
             }
             core.after(state);
         });
@@ -620,4 +623,53 @@ fn is_lost(error: &io::Error) -> bool {
 /// The worker's time, which tests can set; off a worker the clock's.
 fn now() -> Instant {
     Runtime::try_current().map_or_else(Instant::now, |runtime| runtime.now())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::rt::testing::block_on;
+
+    #[test]
+    fn what_is_acknowledged_is_not_copied_behind_its_end() {
+        let dir = tempfile::tempdir().unwrap();
+        let journal = Some(dir.path().join("journal"));
+        let config = QueueConfig { journal, journal_bytes: 1 << 20, item_len: 10_000, ..QueueConfig::default() };
+        let core = Core::open(&config).unwrap();
+        let name: Arc<str> = Arc::from("work");
+        let item = || Item::new("text/plain", "once").unwrap();
+        let mut seat = core.join(&name, Side::Producer).unwrap();
+        block_on(async { seat.claim(item().len(), Arrival::InHand).await.unwrap().put(item()).await.unwrap() });
+        drop(seat);
+        let mut seat = core.join(&name, Side::Consumer).unwrap();
+        let delivery = block_on(std::future::poll_fn(|cx| seat.poll_take(true, cx, |_| ()))).unwrap();
+        let (mark, number) = (delivery.mark(), delivery.taken.number);
+        delivery.sent(Duration::from_secs(3600));
+        let journal = core.journal.clone().unwrap();
+        // The disk takes its time.
+        let (go, wait) = std::sync::mpsc::channel::<()>();
+        drop(journal.append_beside(record::of_end("other"), move |_| {
+            let _ = wait.recv();
+        }));
+        let room = block_on(journal.room(100)).unwrap();
+        let (answers, written) = core.write_acknowledged(&name, &[mark.id], room);
+        assert!(answers[0].is_ok());
+        let bytes = record::of_item(number, &name, &item());
+        let room = block_on(journal.room(bytes.len())).unwrap();
+        let copied = core.write_copy(number, &name, bytes, room);
+        go.send(()).unwrap();
+        block_on(written.unwrap()).unwrap();
+        copied.into_iter().for_each(|copied| {
+            block_on(copied).unwrap();
+        });
+        journal.settle(Duration::from_secs(3));
+        drop((seat, journal, core));
+        let again = loop {
+            match Core::open(&config) {
+                Ok(core) => break core,
+                Err(_) => std::thread::yield_now(),
+            }
+        };
+        assert_eq!(again.depth(&name).items, 0, "an acknowledged item is back");
+    }
 }

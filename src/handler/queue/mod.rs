@@ -67,7 +67,7 @@ impl Queue {
     ///
     /// # Errors
     /// As [`Queue::new`], and where `journal_sync` changes of a journal that stays.
-    pub fn reconfigured(&self, config: QueueConfig) -> Result<Self, Error> {
+    pub(crate) fn reconfigured(&self, config: QueueConfig) -> Result<Self, Error> {
         config.check().map_err(Error::operator)?;
         if config.journal != self.0.config.journal {
             return Queue::new(config);
@@ -76,8 +76,12 @@ impl Queue {
             let text = "journal_sync: the journal is open and can't be written in another way: restart the server";
             return Err(Error::operator(text));
         }
-        self.0.core.rebound(&config);
         Ok(Queue::with(config, self.0.core.clone()))
+    }
+
+    /// Makes its bounds those of the queues, once all of a new configuration is taken.
+    pub(crate) fn apply(&self) {
+        self.0.core.rebound(&self.0.config);
     }
 
     fn with(config: QueueConfig, core: Arc<Core>) -> Self {

@@ -20,6 +20,7 @@ use super::state::{Arrival, Side};
 use crate::http::{Request, Response, Worker};
 use crate::limits::Limits;
 use crate::proto::ndjson::{self, Line, LineTooLong, Lines};
+use crate::rt::yield_now;
 
 /// A producer's request under way.
 struct Producer {
@@ -109,8 +110,13 @@ impl Producer {
                 return Err(Refusal::busy());
             }
             let mut rest = &piece[..];
+            let mut in_turn = 0;
             while let Some(line) = lines.next(&mut rest).map_err(too_long)? {
                 self.line(line).await?;
+                in_turn += 1;
+                if in_turn % Limits::LINES_IN_A_TURN == 0 {
+                    yield_now().await;
+                }
             }
             if !hand.hold(2 * lines.held()) {
                 return Err(Refusal::busy());

@@ -536,6 +536,13 @@ impl State {
         }
     }
 
+    /// Wakes the first producer of each queue, and the first consumer that waits to hold an item: the bounds have changed.
+    pub fn wake_all_first(&mut self) {
+        let first = self.lanes.values().filter_map(|lane| lane.givers.values().next());
+        self.wakes.extend(first.chain(self.carriers.values().next()).cloned());
+        self.starved.clear();
+    }
+
     /// Whether the stream of this queue has ended.
     pub fn has_ended(&self, queue: &Arc<str>) -> bool {
         self.lanes.get(queue).is_some_and(|lane| lane.has_ended)

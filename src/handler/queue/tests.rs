@@ -5,6 +5,7 @@ use std::pin::{Pin, pin};
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::task::{Context, Poll, Wake, Waker};
 use std::thread;
+use std::time::Duration;
 
 use super::*;
 use crate::rt::testing::block_on;
@@ -54,7 +55,7 @@ fn depth(queue: &Queue) -> state::Depth {
 }
 
 /// An item with a lease, which was sent.
-fn lease(queue: &Queue, lease: std::time::Duration) -> (String, String) {
+fn lease(queue: &Queue, lease: Duration) -> (String, String) {
     let mut seat = queue.seat(NAME, Side::Consumer).unwrap();
     let mut delivery = block_on(std::future::poll_fn(|cx| seat.poll_take(true, cx, |_| ()))).expect("an item");
     let mark = delivery.mark();
@@ -68,7 +69,7 @@ fn acknowledge(queue: &Queue, leases: &[&str]) -> Vec<Result<(), state::NoLease>
     block_on(queue.0.core.acknowledge(&Arc::from(NAME), &leases)).unwrap()
 }
 
-const LONG: std::time::Duration = std::time::Duration::from_secs(3600);
+const LONG: Duration = Duration::from_secs(3600);
 
 #[test]
 fn items_come_out_in_their_order_with_their_type() {
@@ -192,7 +193,7 @@ fn a_lease_is_acknowledged_released_or_runs_out() {
         let queue = queue(config);
         (0..3).for_each(|n| push(&queue, &n.to_string()));
         let (zero, lease_of_zero) = lease(&queue, LONG);
-        let (one, lease_of_one) = lease(&queue, std::time::Duration::ZERO);
+        let (one, lease_of_one) = lease(&queue, Duration::ZERO);
         assert_eq!((&*zero, &*one, depth(&queue).leased), ("0", "1", 1), "one of them has run out");
         assert_eq!(acknowledge(&queue, &[&lease_of_one]), [Err(state::NoLease::Expired)]);
         let (again, lease_of_one) = lease(&queue, LONG);
@@ -328,7 +329,7 @@ fn a_journal_that_is_full_of_items_holds_back_until_some_are_taken() {
         let mut pushing = pin!(queue.push(NAME, item()));
         let woken: Arc<Woken> = Arc::default();
         let mut cx = Context::from_waker(Waker::noop());
-        let deadline = std::time::Instant::now() + std::time::Duration::from_secs(5);
+        let deadline = std::time::Instant::now() + Duration::from_secs(5);
         let done = loop {
             match pushing.as_mut().poll(&mut cx) {
                 Poll::Ready(result) => break result.is_ok(),
@@ -382,6 +383,7 @@ fn bounds_change_under_the_items_and_a_journal_stays_open() {
     push(&before, "a");
     let held = Polled::new(before.push(NAME, text("b")));
     let after = before.reconfigured(QueueConfig { queue_items: 2, ..config.clone() }).unwrap();
+    after.apply();
     assert!(held.woken() <= 1);
     assert!(before.reconfigured(QueueConfig { journal_sync: true, ..config.clone() }).is_err());
     drop(held);
@@ -412,4 +414,33 @@ fn an_item_that_is_damaged_on_the_disk_is_told_and_not_in_the_way() {
     std::fs::write(&segment, bytes).unwrap();
     assert_eq!(take(&queue), "two");
     assert!(queue.0.core.is_empty());
+}
+
+#[test]
+fn larger_bounds_wake_who_waits_for_them() {
+    let config = QueueConfig { queue_items: 1, ..QueueConfig::default() };
+    let before = queue(config.clone());
+    push(&before, "a");
+    let held = Polled::new(before.push(NAME, text("b")));
+    before.reconfigured(QueueConfig { queue_items: 2, ..config }).unwrap().apply();
+    assert_eq!(held.woken(), 1, "there is room, and nobody is told");
+}
+
+/// The end does not wait for leases, so that a consumer may acknowledge all that it got behind it.
+#[test]
+fn an_end_leaves_what_is_leased_to_who_asks_when_it_comes_back() {
+    let queue = queue(QueueConfig::default());
+    push(&queue, "a");
+    let (_, _lease) = lease(&queue, Duration::from_millis(1));
+    block_on(queue.0.core.end(&Arc::from(NAME))).unwrap();
+    let mut seat = queue.seat(NAME, Side::Consumer).unwrap();
+    let mut cx = Context::from_waker(Waker::noop());
+    let mut came_back = false;
+    // Told the end until the lease has run out, and then given the item.
+    while !came_back {
+        match seat.poll_take(true, &mut cx, |_| ()) {
+            Poll::Ready(taken) => came_back = taken.is_some(),
+            Poll::Pending => panic!("neither the end nor an item"),
+        }
+    }
 }

@@ -1,0 +1,142 @@
+//! Topics through their handles, as an application has them: who is in which topic, and what a client that comes back is told.
+
+use std::pin::Pin;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::task::{Context, Poll, Waker};
+
+use futures_core::Stream;
+
+use super::*;
+use crate::config::OnLag;
+use crate::rt::testing::block_on;
+
+/// What has come already.
+fn next(subscription: &mut Subscription) -> Option<Delivery> {
+    match Pin::new(subscription).poll_next(&mut Context::from_waker(Waker::noop())) {
+        Poll::Ready(delivery) => delivery,
+        Poll::Pending => None,
+    }
+}
+
+#[test]
+fn a_handle_on_a_topic_outlives_its_first_subscriber() {
+    let events = Events::new(EventsConfig::default()).unwrap();
+    let topic = events.topic("a").unwrap();
+    // A client comes and leaves before the first event.
+    drop(events.topic("a").unwrap().subscribe(None).unwrap());
+    let mut later = events.topic("a").unwrap().subscribe(None).unwrap();
+    block_on(topic.publish(Message::new("x"))).unwrap();
+    assert!(next(&mut later).is_some(), "published to a topic that nobody can subscribe to");
+}
+
+#[test]
+fn a_blank_topic_does_not_take_away_its_successor() {
+    let events = Events::new(EventsConfig::default()).unwrap();
+    let old = events.topic("a").unwrap();
+    drop(old.subscribe(None).unwrap());
+    let mut later = events.topic("a").unwrap().subscribe(None).unwrap();
+    drop(old.subscribe(None).unwrap());
+    block_on(events.topic("a").unwrap().publish(Message::new("x"))).unwrap();
+    assert!(next(&mut later).is_some(), "the topic of a living subscriber was removed");
+}
+
+#[test]
+fn s1_a_topic_that_opens_again_is_read_again() {
+    let events = Events::new(EventsConfig::default()).unwrap();
+    let (a, b) = (events.topic("a").unwrap(), events.topic("b").unwrap());
+    let shared = events.0.clone();
+    let topics = vec![a.topic.clone(), b.topic.clone()];
+    let seat = shared.hub.seat(9).unwrap();
+    let (subscriber, lost) = Subscriber::new(shared.hub.clone(), topics, &Seen::Nothing, OnLag::Skip, seat);
+    let mut both = Subscription::new(subscriber, lost);
+    assert!(next(&mut both).is_none());
+    block_on(shared.hub.close(&a.topic, 1)).unwrap();
+    assert!(next(&mut both).is_none());
+    block_on(a.publish(Message::new("again"))).unwrap();
+    block_on(b.publish(Message::new("other"))).unwrap();
+    let got: Vec<_> = std::iter::from_fn(|| next(&mut both)).collect();
+    assert_eq!(got.len(), 2, "{got:?}");
+}
+
+#[test]
+fn s3_a_publishers_id_that_looks_like_a_position_is_found() {
+    let events = Events::new(EventsConfig::default()).unwrap();
+    let topic = events.topic("a").unwrap();
+    for n in 0..3 {
+        let id = Some(format!("1692632086370-{n}"));
+        block_on(topic.publish(Message { id, ..Message::new("x") })).unwrap();
+    }
+    let mut back = topic.subscribe(Some("1692632086370-1")).unwrap();
+    let got: Vec<_> = std::iter::from_fn(|| next(&mut back)).collect();
+    assert_eq!(got.len(), 1, "{got:?}");
+}
+
+#[test]
+fn promise1_ids_and_keys_count_as_memory() {
+    let memory = 1 << 20;
+    let config = EventsConfig { memory, history_events: 1_000_000, history_bytes: 1 << 30, ..EventsConfig::default() };
+    let events = Events::new(config).unwrap();
+    let topic = events.topic("a").unwrap();
+    for n in 0..20_000 {
+        let name = || Some(format!("{n:01024}"));
+        let message = Message { id: name(), key: name(), ..Message::new("x") };
+        block_on(topic.publish(message)).unwrap();
+    }
+    let mut all = topic.subscribe(Some("earliest")).unwrap();
+    let got = std::iter::from_fn(|| next(&mut all)).count();
+    assert!(
+        got * 3 * 1024 <= memory,
+        "{got} events with 3 KiB of names each are {} KiB, of {} KiB",
+        got * 3,
+        memory >> 10
+    );
+}
+
+#[test]
+fn s4_a_reload_keeps_the_bound_of_subscribers() {
+    let config = EventsConfig { subscribers: 2, ..EventsConfig::default() };
+    let events = Events::new(config.clone()).unwrap();
+    let _old: Vec<_> = (0..2).map(|_| events.topic("a").unwrap().subscribe(None).unwrap()).collect();
+    assert!(events.topic("a").unwrap().subscribe(None).is_err());
+    let events = events.reconfigured(config).unwrap();
+    assert!(events.topic("a").unwrap().subscribe(None).is_err(), "more subscribers than there may be");
+}
+
+#[test]
+fn s3_what_was_replaced_is_not_told_as_lost_to_who_comes_back() {
+    let events = Events::new(EventsConfig::default()).unwrap();
+    let topic = events.topic("a").unwrap();
+    let mut ids = Vec::new();
+    for n in 0..100 {
+        ids.push(block_on(topic.publish(Message { key: Some("k".into()), ..Message::new(n.to_string()) })).unwrap());
+    }
+    let mut back = topic.subscribe(Some(&ids[0])).unwrap();
+    let got: Vec<_> = std::iter::from_fn(|| next(&mut back)).collect();
+    assert_eq!(got.len(), 1, "{got:?}");
+}
+
+#[test]
+fn a_subscriber_that_comes_while_the_last_one_leaves_is_in_the_topic() {
+    let events = Events::new(EventsConfig::default()).unwrap();
+    let stop = AtomicBool::new(false);
+    let orphans = std::thread::scope(|scope| {
+        let churn = || {
+            while !stop.load(Relaxed) {
+                drop(events.topic("a").unwrap().subscribe(None).unwrap());
+            }
+        };
+        scope.spawn(churn);
+        let mut orphans = 0;
+        for _ in 0..200_000 {
+            let handle = events.topic("a").unwrap();
+            let subscription = handle.subscribe(None).unwrap();
+            // What a publisher would find now.
+            let found = events.topic("a").unwrap();
+            orphans += usize::from(!Arc::ptr_eq(&found.topic, &handle.topic));
+            drop(subscription);
+        }
+        stop.store(true, Relaxed);
+        orphans
+    });
+    assert_eq!(orphans, 0, "of 200000 subscribers");
+}
