@@ -623,10 +623,14 @@ fn with_configured(own: &Routes, config: &Config, standing: &mut Standing) -> Re
         let (handler, cors): (Arc<dyn MakeHandler>, _) = match &route.handler {
             HandlerConfig::Media(media) => {
                 let places = config.uploads_beneath(route.host.as_deref(), &media.root);
-                let handler: Arc<dyn MakeHandler> = Arc::new(Media::new(media.clone())?.with_uploads(places));
-                let handler = match &route.live {
-                    Some(live) => Arc::new(Live::around(live.clone(), media, handler)?),
-                    None => handler,
+                let files = Media::new(media.clone())?.with_uploads(places);
+                let files = if config.takes_pages_beneath(&media.root) { files.with_pages_of_others() } else { files };
+                let handler: Arc<dyn MakeHandler> = match &route.live {
+                    Some(live) => {
+                        let addresses = files.addresses();
+                        Arc::new(Live::around(live.clone(), media, addresses, Arc::new(files))?)
+                    }
+                    None => Arc::new(files),
                 };
                 (handler, media.sharing())
             }
@@ -782,7 +786,8 @@ fn pin(core: usize) {
 fn raise_descriptor_limit(config: &Config) {
     let Limits { connections, open_files, pipes, auth_requests, uploads, .. } = config.limits;
     let sub_requests = if config.routes.iter().any(RouteConfig::asks_a_service) { auth_requests } else { 0 };
-    let takes_uploads = config.routes.iter().any(|route| matches!(route.handler, HandlerConfig::Upload(_)));
+    let takes_files = |route: &RouteConfig| route.live.is_some() || matches!(route.handler, HandlerConfig::Upload(_));
+    let takes_uploads = config.routes.iter().any(takes_files);
     let of_uploads = if takes_uploads { uploads.saturating_mul(Limits::UPLOAD_DESCRIPTORS) } else { 0 };
     let per_worker =
         [open_files, 2 * pipes, sub_requests, of_uploads].into_iter().fold(connections, usize::saturating_add);

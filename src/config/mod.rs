@@ -39,7 +39,7 @@ pub use upload::{Fsync, Names, OnConflict, UploadConfig};
 
 use crate::error::Error;
 use crate::limits::{Limits, MemoryCeiling, Term};
-use crate::proto::target;
+use crate::proto::{media_type, target};
 
 /// A server's configuration. Documented for operators in `docs/CONFIG.md`.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -147,6 +147,20 @@ impl Config {
             _ => None,
         };
         self.routes.iter().filter_map(place).collect()
+    }
+
+    /// Whether clients may put pages into this folder, or one above or beneath it, by any route.
+    pub(crate) fn takes_pages_beneath(&self, folder: &Path) -> bool {
+        let overlaps = |dir: &Path| dir.starts_with(folder) || folder.starts_with(dir);
+        self.routes.iter().any(|route| match (&route.handler, &route.live) {
+            (HandlerConfig::Upload(upload), _) => {
+                overlaps(&upload.dir) && media_type::may_be_pages(&upload.name_patterns, &upload.types)
+            }
+            (HandlerConfig::Media(media), Some(live)) => {
+                overlaps(&media.root) && media_type::may_be_pages(&live.name_patterns, &[])
+            }
+            _ => false,
+        })
     }
 
     /// The most user memory that this server takes, term by term: what its limits add up to, and what its routes keep.

@@ -54,6 +54,11 @@ impl Refusal {
         self
     }
 
+    /// What a client that wants to replace nothing is told; see [`super::Request::wants_new`].
+    pub fn not_new() -> Self {
+        Refusal::new(StatusCode::PRECONDITION_FAILED, "NAME_TAKEN", "There is a file of this name already.")
+    }
+
     /// The disk, or its part for this folder, is full.
     pub fn full() -> Self {
         Refusal::new(StatusCode::INSUFFICIENT_STORAGE, "STORAGE_FULL", "There is no room for the upload.")

@@ -69,6 +69,11 @@ impl Request {
         &self.head.fields
     }
 
+    /// Whether the client wants to make something, and to replace nothing (RFC 9110 §13.1.2).
+    pub(crate) fn wants_new(&self) -> bool {
+        self.fields().get("If-None-Match").is_some_and(|value| value.trim_ascii() == b"*")
+    }
+
     /// The header fields as a map of the `http` crate; made anew at each call. What that crate does not admit is left out.
     pub fn headers(&self) -> HeaderMap {
         let pair = |(name, value)| Some((HeaderName::from_bytes(name).ok()?, HeaderValue::from_bytes(value).ok()?));

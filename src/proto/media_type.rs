@@ -24,6 +24,27 @@ fn by_ending(ending: &str) -> &'static str {
     set_right(ending).unwrap_or_else(|| mime_guess::from_ext(ending).first_raw().map_or(UNKNOWN, with_charset))
 }
 
+/// The types of documents that a browser runs scripts of (HTML, "navigating").
+const PAGES: [&str; 5] = ["text/html", "application/xhtml+xml", "image/svg+xml", "text/xml", "application/xml"];
+
+/// Whether a browser runs the scripts of what is served with this Content-Type.
+pub fn is_page(content_type: &str) -> bool {
+    let media_type = content_type.split(';').next().unwrap_or_default().trim_ascii();
+    PAGES.iter().any(|page| page.eq_ignore_ascii_case(media_type))
+}
+
+/// Whether files of names that match any of these patterns, and of types that match any of these, if there are any, can be served as
+/// pages. A pattern whose end is open can match any ending.
+pub fn may_be_pages(name_patterns: &[String], types: &[String]) -> bool {
+    let ending = |pattern: &str| pattern.rsplit_once('.').map(|(_, ending)| ending.to_ascii_lowercase());
+    let is_open = |ending: &str| ending.contains(['*', '?', '/']);
+    let may_have = |pattern: &String| {
+        ending(pattern).is_none_or(|ending| is_open(&ending) || is_page(of(format!("x.{ending}").as_bytes())))
+    };
+    let may_be = |pattern: &String| PAGES.iter().any(|page| matches(pattern, page));
+    (name_patterns.is_empty() || name_patterns.iter().any(may_have)) && (types.is_empty() || types.iter().any(may_be))
+}
+
 /// Whether a file of this name may have compressed siblings: text that players and browsers load. Media is compressed
 /// already, and its ranges must be those of the file itself.
 pub fn may_be_precompressed(file_name: &[u8]) -> bool {
@@ -287,6 +308,32 @@ mod tests {
     #[track_caller]
     fn check(name: &str, expected: &str) {
         assert_eq!(of(name.as_bytes()), expected, "{name}");
+    }
+
+    #[test]
+    fn pages_are_known_by_their_type_and_by_what_names_may_end_in() {
+        for (content_type, expected) in [
+            ("text/html; charset=utf-8", true),
+            ("Image/SVG+xml", true),
+            ("application/xml", true),
+            ("text/plain", false),
+            ("video/mp4", false),
+        ] {
+            assert_eq!(is_page(content_type), expected, "{content_type}");
+        }
+        let check = |patterns: &[&str], types: &[&str], expected: bool| {
+            let owned = |texts: &[&str]| texts.iter().map(|text| (*text).to_owned()).collect::<Vec<_>>();
+            assert_eq!(may_be_pages(&owned(patterns), &owned(types)), expected, "{patterns:?} {types:?}");
+        };
+        check(&[], &[], true);
+        check(&["*.ts", "*.m3u8"], &[], false);
+        check(&["*.ts", "a*"], &[], true);
+        check(&["*.ht?l"], &[], true);
+        check(&["*.SVG"], &[], true);
+        check(&["v1.2/*"], &[], true);
+        check(&[], &["video/*"], false);
+        check(&[], &["image/*"], true);
+        check(&["*.mp4"], &["image/*"], false);
     }
 
     #[test]

@@ -1,12 +1,14 @@
 //! Live media on a kernel on which everything goes wrong: readers get the encoder's bytes or see that they don't, what came is kept,
 //! and in the end neither a descriptor nor a buffer nor a task is left.
 
+use std::cell::Cell;
+use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
 use super::guest::{Ask, Guest, Manner, Mishap, check_bytes};
 use super::{BUMPY, MARK, Server, World, first, streams, tight};
-use crate::config::{LiveConfig, MediaConfig, OnSecondEncoder};
+use crate::config::{Fsync, LiveConfig, MediaConfig, OnSecondEncoder};
 use crate::driver::sim::{Faults, explore};
 use crate::handler::live::Live;
 use crate::handler::media::Media;
@@ -202,4 +204,32 @@ fn a_playlist_is_one_version_whenever_it_is_read() {
         assert_eq!(check_folder(world), ["a.m3u8"]);
         server.finish();
     });
+}
+
+/// Whoever took the name over has it at the end, however long the other's file takes to get its place.
+#[test]
+fn one_that_was_taken_over_while_it_gets_its_place_does_not_replace_the_next() {
+    for fsync in [Fsync::None, Fsync::File] {
+        explore(BUMPY, |world| {
+            let config = LiveConfig { on_second_encoder: OnSecondEncoder::TakeOver, fsync, ..LiveConfig::default() };
+            let folder = MediaConfig::new("/");
+            let media = Arc::new(Media::new(folder.clone()).expect("a root"));
+            let live = Live::simulated(config, &folder, media).expect("a folder");
+            let mut routes = Routes::default();
+            routes.add(None, "/live", Arc::new(live));
+            let mut server = Server::with_routes(world, tight(), routes);
+            let manner = Manner { may_be_cut: true, ..Manner::PLAIN };
+            let old = put(world, "a.ts", &content(100 + world.below(LEN)), &[201, 204, 409]);
+            let old = server.invite(manner, [old]);
+            server.run_until("the encoder begins", |server| server.metrics().live_streams.get() == 1);
+            let is_stored = Rc::new(Cell::new(false));
+            let flag = is_stored.clone();
+            let ask = put(world, "a.ts", b"new", &[201, 204, 409]);
+            let new = server.invite(manner, [Ask::new(ask.bytes, move |reply| flag.set(reply.status != 409))]);
+            server.serve(&[old, new]);
+            server.settle();
+            assert!(!is_stored.get() || world.content("a.ts").len() == 3, "{fsync:?}: the older one's file is there");
+            server.finish();
+        });
+    }
 }

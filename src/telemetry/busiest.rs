@@ -12,6 +12,7 @@
 //! were rejected: nobody can check them against anything. What is found moves one place towards the front, so that the busiest
 //! are found first, and finding one of them costs a comparison or two.
 
+use std::collections::HashMap;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
@@ -116,17 +117,12 @@ impl BusiestPaths {
 
 /// Each path once, with all that was counted of it: in several windows or workers, or spelled in several ways.
 pub fn merged(paths: impl IntoIterator<Item = BusyPath>) -> Vec<BusyPath> {
-    let mut merged: Vec<BusyPath> = Vec::new();
-    for busy in paths {
-        match merged.iter_mut().find(|other| other.path == busy.path) {
-            Some(other) => {
-                other.requests += busy.requests;
-                other.bytes += busy.bytes;
-            }
-            None => merged.push(busy),
-        }
+    let mut merged: HashMap<String, (u64, u64)> = HashMap::new();
+    for BusyPath { path, requests, bytes } in paths {
+        let sum = merged.entry(path).or_default();
+        *sum = (sum.0 + requests, sum.1 + bytes);
     }
-    merged
+    merged.into_iter().map(|(path, (requests, bytes))| BusyPath { path, requests, bytes }).collect()
 }
 
 /// Tells nearly all texts apart at a glance; those of the same hash are compared, so that who makes them collide gains nothing but

@@ -721,3 +721,66 @@ fn pictures_of_the_documents() {
     browser.screenshot("library-phone");
     stage.strike();
 }
+
+#[test]
+fn the_next_film_is_the_next_one_also_after_an_upload() {
+    let Some(stage) = Stage::set(films(&["1.mp4", "2.mp4", "3.mp4"]), "upload_rate = \"1MiB/s\"") else { return };
+    let long = stage.work.text("z.bin", bytes_at(0, 3_000_000));
+    stage.visit("");
+    if !plays(&stage) {
+        return;
+    }
+    let browser = &stage.browser;
+    browser.type_into(".pick", long.to_str().expect("text"));
+    stage.open("2.mp4");
+    stage.until_playing("2.mp4");
+    browser.until("document.querySelector('#player video').readyState > 2");
+    browser.until("document.querySelector('#uploads .sum').textContent === '1 file uploaded'");
+    stage.until_named(&["1.mp4", "2.mp4", "3.mp4", "z.bin"]);
+    browser.run("document.querySelector('#player video').currentTime = 11.7");
+    browser.until("document.querySelector('#player[open] h2')?.textContent !== '2.mp4'");
+    assert_eq!(browser.run("return document.querySelector('#player[open] h2').textContent"), "3.mp4");
+    stage.strike();
+}
+
+#[test]
+fn the_keyboard_stays_where_it_is_when_an_upload_ends() {
+    let Some(stage) = Stage::set(films(&["1.mp4", "2.mp4", "3.mp4"]), "upload_rate = \"1MiB/s\"") else { return };
+    let long = stage.work.text("z.bin", bytes_at(0, 2_000_000));
+    stage.visit("");
+    let browser = &stage.browser;
+    browser.type_into(".pick", long.to_str().expect("text"));
+    browser.run("[...document.querySelectorAll('tbody a')].find(a => a.textContent === '2.mp4').focus()");
+    browser.until("document.querySelector('#uploads .sum').textContent === '1 file uploaded'");
+    stage.until_named(&["1.mp4", "2.mp4", "3.mp4", "z.bin"]);
+    assert_eq!(browser.run("return document.activeElement.textContent"), "2.mp4");
+    stage.strike();
+}
+
+#[test]
+fn enter_that_ends_a_composition_opens_nothing() {
+    let Some(stage) = Stage::set(films(&["1.mp4", "2.mp4"]), "") else { return };
+    stage.visit("");
+    let browser = &stage.browser;
+    browser.press("/");
+    let key = "{ key: 'Enter', isComposing: true, keyCode: 229, bubbles: true, cancelable: true }";
+    browser.run(&format!("document.activeElement.dispatchEvent(new KeyboardEvent('keydown', {key}))"));
+    assert_eq!(browser.run("return document.querySelector('#player').open"), false);
+    stage.strike();
+}
+
+#[test]
+fn a_page_that_was_uploaded_runs_nothing() {
+    let Some(stage) = Stage::set(films(&["1.mp4"]), "") else { return };
+    stage.visit("");
+    let browser = &stage.browser;
+    let page = stage.work.text("index.html", "<title>mine</title><script>document.title = 'ran'</script>");
+    browser.type_into(".pick", page.to_str().expect("text"));
+    browser.until("document.querySelector('#uploads .sum').textContent === '1 file uploaded'");
+    eventually(CLIENT_PATIENCE, || {
+        stage.visit("");
+        browser.run("return document.title") != "Library"
+    });
+    assert_eq!(browser.run("return document.title"), "mine");
+    drop(stage);
+}

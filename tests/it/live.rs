@@ -617,3 +617,115 @@ fn t6_what_had_come_at_the_end_of_a_drain_is_marked_at_the_next_start() {
     check_bytes(0, &fs::read(folder.at("a.incomplete.ts")).unwrap());
     next.stop();
 }
+
+/// An encoder that has put these bytes and goes on, once a reader can have them.
+#[track_caller]
+fn begun(server: &Server, target: &str, bytes: &[u8]) -> Encoder {
+    let mut encoder = Encoder::begin(server, target);
+    encoder.send(bytes);
+    let last = format!("Range: bytes={0}-{0}\r\n", bytes.len() - 1);
+    eventually(PATIENCE, || server.connect().get(target, &last).status() == 206);
+    encoder
+}
+
+#[test]
+fn name_patterns_hold_for_the_name_that_is_stored_or_taken_away() {
+    let folder = Fixture::new();
+    folder.text("cam2-7.ts", "another camera's");
+    let server = serve(&folder, "name_patterns = [\"cam1-*.ts\"]\ndelete = true");
+    for target in ["/cam2-7.ts", "/cam1-%5Ccam2-7.ts"] {
+        server.connect().put(target, b"x").refuses(403, "NAME_NOT_ALLOWED");
+        server.connect().request("DELETE", target, "").refuses(403, "NAME_NOT_ALLOWED");
+    }
+    assert_eq!(fs::read(folder.at("cam2-7.ts")).expect("the file"), b"another camera's");
+    server.stop();
+}
+
+#[test]
+fn r1_a_condition_never_holds_for_what_is_being_made() {
+    let folder = Fixture::new();
+    folder.text("a.bin", vec![b'o'; 5000]);
+    let server = serve(&folder, "");
+    let old = server.connect().get("/a.bin", "").expect(200);
+    let tag = old.field("ETag").expect("a tag").to_owned();
+    let encoder = begun(&server, "/a.bin", &bytes_at(0, 1000));
+    let range = "Range: bytes=10-19\r\n";
+    server.connect().get("/a.bin", &format!("{range}If-Match: {tag}\r\n")).expect(412);
+    check_bytes(10, &server.connect().get("/a.bin", &format!("{range}If-Match: *\r\n")).expect(206).body);
+    // What is said about a file is said of the one that is whole.
+    let info = server.connect().get("/a.bin?info", "").expect(200);
+    assert_eq!(info.field("Content-Type"), Some("application/json"));
+    assert_eq!(encoder.end(), 204);
+    server.stop();
+}
+
+#[test]
+fn an_encoder_that_wants_to_replace_nothing_does_not() {
+    let folder = Fixture::new();
+    let server = serve(&folder, "");
+    for name in ["a.ts", "a.m3u8"] {
+        folder.text(name, "finished");
+        let new =
+            |target: &str| server.connect().upload("PUT", target, "If-None-Match: *\r\n", Framing::Length, b"new");
+        new(&format!("/{name}")).refuses(412, "NAME_TAKEN");
+        assert_eq!(fs::read(folder.at(name)).expect("the file"), b"finished");
+        new(&format!("/b-{name}")).expect(201);
+    }
+    server.stop();
+}
+
+#[test]
+fn a_directory_on_another_file_system_is_refused_before_the_body() {
+    let folder = Fixture::new();
+    fs::create_dir(folder.at("cam")).expect("a directory");
+    let Some(launch) = launch(&folder, "").small_disk(&folder.at("cam"), 1 << 20) else {
+        return not_shown("this machine lets nobody mount a small disk");
+    };
+    let server = launch.start();
+    let mut client = server.connect();
+    client.ask("PUT", "/cam/a.ts", "Content-Length: 1000\r\nExpect: 100-continue\r\n");
+    client.reply().refuses(501, "OTHER_FILE_SYSTEM");
+    server.connect().put("/a.ts", b"x").expect(201);
+    server.stop();
+}
+
+#[test]
+fn a_rate_holds_for_what_is_being_made() {
+    let folder = Fixture::new();
+    let root = folder.path().display();
+    let media = format!("root = \"{root}\"\nlimit_rate = \"4MiB/s\"\nrate_burst = \"0\"");
+    let config = format!("[[route]]\n[route.media]\n{media}\n[route.live]\n");
+    let server = Launch::routes().config(&config).start();
+    let encoder = begun(&server, "/a.ts", &bytes_at(0, 1_000_000));
+    let mut follower = server.connect();
+    follower.ask("GET", "/a.ts", "");
+    follower.head();
+    let mut taken = 0;
+    while taken < 1_000_000 {
+        taken += follower.chunk().expect("a stream that goes on").len();
+    }
+    check_bytes(1, &server.connect().get("/a.ts", "Range: bytes=1-999999\r\n").expect(206).body);
+    assert!(server.metric("paced_replies") >= 2);
+    assert_eq!(encoder.end(), 201);
+    server.stop();
+}
+
+#[test]
+fn pages_that_anybody_may_put_run_nothing() {
+    let folder = Fixture::new();
+    let policy = |keys: &str, name: &str| {
+        let server = serve(&folder, keys);
+        let reply = server.connect().get(&format!("/{name}"), "").expect(200);
+        let policy = reply.field("Content-Security-Policy").map(str::to_owned);
+        server.stop();
+        policy
+    };
+    for name in ["a.html", "a.svg", "a.mp4"] {
+        folder.text(name, "<script>");
+    }
+    assert_eq!(policy("", "a.html").as_deref(), Some("sandbox"));
+    assert_eq!(policy("", "a.svg").as_deref(), Some("sandbox"));
+    assert_eq!(policy("", "a.mp4"), None);
+    // Where no pages are taken, those that are there are the operator's own.
+    assert_eq!(policy("name_patterns = [\"*.ts\", \"*.m3u8\"]", "a.html"), None);
+}

@@ -21,6 +21,7 @@ use super::files::{IsTaken, LiveFile, State};
 use super::reader::Opened;
 use super::store::Interim;
 use crate::config::{Fsync, OnSecondEncoder};
+use crate::driver::op::Taken;
 use crate::http::{BodyReader, Chunk, Refusal, Request, Response, Share, Sink, Target, look_up};
 use crate::limits::Limits;
 use crate::proto::hls;
@@ -38,10 +39,14 @@ pub(super) async fn put(folder: &Rc<Folder>, mut request: Request, target: Targe
     let interim = Interim::create(&root, &target).await?;
     // A directory, or a link that leads away, keeps its name.
     let replaces = look_up(interim.directory(), &target.name).await?.is_some();
+    let taken = refuse_or_replace(&request, replaces)?;
 
     let mut recording = Recording::begin(folder, interim, path, share).map_err(|IsTaken| second_encoder())?;
     recording.receive(request.into_body().promptly()).await?;
-    recording.place().await.map_err(|error| Refusal::failed("a live file can't be put in its place", error))?;
+    if !folder.files().seal(&recording.live) {
+        return Err(taken_over());
+    }
+    recording.place(taken).await.map_err(|error| Refusal::failed("a live file can't be put in its place", error))?;
     Ok(stored(replaces))
 }
 
@@ -53,6 +58,7 @@ pub(super) async fn replace(folder: &Rc<Folder>, mut request: Request, target: T
     let root = folder.open().await?;
     let mut interim = Interim::create(&root, &target).await?;
     let replaces = look_up(interim.directory(), &target.name).await?.is_some();
+    let taken = refuse_or_replace(&request, replaces)?;
 
     let (mut sink, mut parser) = (Sink::resume(interim.file.clone(), 0, None), hls::Parser::default());
     let mut body = request.into_body().in_large_pieces();
@@ -68,7 +74,7 @@ pub(super) async fn replace(folder: &Rc<Folder>, mut request: Request, target: T
     // From here on it is done whole, whether or not the encoder waits for it.
     let commit = runtime.spawn(async move {
         let _share = share;
-        place(&mut interim, folder.config().fsync).await?;
+        place(&mut interim, taken, folder.config().fsync).await?;
         folder.files().note(&path, Some(parser.finish()), folder.worker.runtime.now());
         folder.count_stored(sink.len());
         Ok(())
@@ -78,6 +84,15 @@ pub(super) async fn replace(folder: &Rc<Folder>, mut request: Request, target: T
         .await
         .map_err(|error: io::Error| Refusal::failed("a playlist can't be put in its place", error))?;
     Ok(stored(replaces))
+}
+
+/// What is to happen to a file that has the name; one that is there now is refused at once where nothing is to be replaced.
+fn refuse_or_replace(request: &Request, replaces: bool) -> Result<Taken, Refusal> {
+    match request.wants_new() {
+        true if replaces => Err(Refusal::not_new()),
+        true => Ok(Taken::Refuse),
+        false => Ok(Taken::Replace),
+    }
 }
 
 /// A file that is live. Dropped before it has its place, it has broken off.
@@ -145,11 +160,11 @@ impl Recording {
     }
 
     /// Gives the file its place. It is done whole, whether or not the encoder waits for it.
-    async fn place(mut self) -> io::Result<()> {
+    async fn place(mut self, taken: Taken) -> io::Result<()> {
         let Some(mut parts) = self.parts.take() else { return Ok(()) };
         let (folder, live) = (self.folder.clone(), self.live.clone());
         let commit = folder.worker.runtime.clone().spawn(async move {
-            let placed = place(&mut parts.interim, folder.config().fsync).await;
+            let placed = place(&mut parts.interim, taken, folder.config().fsync).await;
             match placed {
                 Ok(()) => {
                     folder.count_stored(parts.sink.len());
@@ -217,11 +232,11 @@ async fn keep(live: &LiveFile, parts: Parts) {
 }
 
 /// Gives a file its place, synced as far as it is asked for.
-async fn place(interim: &mut Interim, fsync: Fsync) -> io::Result<()> {
+async fn place(interim: &mut Interim, taken: Taken, fsync: Fsync) -> io::Result<()> {
     if fsync != Fsync::None {
         interim.file.sync().await?;
     }
-    interim.place().await?;
+    interim.place(taken).await?;
     if fsync == Fsync::FileAndDirectory { interim.directory().sync().await } else { Ok(()) }
 }
 

@@ -38,6 +38,8 @@ pub(super) struct LiveFile {
     state: AtomicU8,
     news: Signal,
     is_stopped: AtomicBool,
+    /// Whether it is whole and about to get its place: too late to take its name over.
+    is_sealed: AtomicBool,
     stop: Signal,
 }
 
@@ -63,6 +65,7 @@ impl LiveFile {
             state: AtomicU8::new(State::Growing as u8),
             news: Signal::new(),
             is_stopped: AtomicBool::new(false),
+            is_sealed: AtomicBool::new(false),
             stop: Signal::new(),
         })
     }
@@ -142,8 +145,11 @@ impl Names {
             for part in &put.announces {
                 self.announced.insert(part.clone(), path.into());
             }
-            let oldest = self.put.push(path.into(), put);
-            oldest.inspect(|(_, oldest)| forget(&mut self.announced, oldest));
+            if let Some((_, oldest)) = self.put.push(path.into(), put) {
+                forget(&mut self.announced, &oldest);
+                // Nobody would tell those who wait for it any more.
+                oldest.listed.news.notify();
+            }
         }
         news
     }
@@ -240,7 +246,9 @@ impl LiveFiles {
     pub fn begin(&self, file: &Arc<LiveFile>, on_second: OnSecondEncoder) -> Result<(), IsTaken> {
         let mut names = lock(&self.names);
         let before = names.growing.get(&*file.path).cloned();
-        if before.is_some() && on_second == OnSecondEncoder::Reject {
+        let may_take =
+            |before: &LiveFile| on_second == OnSecondEncoder::TakeOver && !before.is_sealed.load(Ordering::Acquire);
+        if before.as_ref().is_some_and(|before| !may_take(before)) {
             return Err(IsTaken);
         }
         names.growing.insert(file.path.as_str().into(), file.clone());
@@ -250,6 +258,14 @@ impl LiveFiles {
         }
         self.news.notify();
         Ok(())
+    }
+
+    /// Keeps others from taking the name of a file that is about to get its place; false when one has taken it.
+    pub fn seal(&self, file: &Arc<LiveFile>) -> bool {
+        let names = lock(&self.names);
+        let is_current = names.growing.get(&*file.path).is_some_and(|current| Arc::ptr_eq(current, file));
+        file.is_sealed.store(is_current, Ordering::Release);
+        is_current
     }
 
     /// Says how a file has ended. From now on the path is what the folder has at it.
@@ -364,5 +380,23 @@ mod tests {
         let one = LiveFiles::of(Path::new("/one"));
         assert!(Arc::ptr_eq(&one, &LiveFiles::of(Path::new("/one"))));
         assert!(!Arc::ptr_eq(&one, &LiveFiles::of(Path::new("/other"))));
+    }
+
+    #[test]
+    fn who_waits_for_a_playlist_that_is_forgotten_is_told() {
+        let files = LiveFiles::new(Path::new("/"));
+        let now = Instant::now();
+        let text = "#EXTM3U\n#EXT-X-SERVER-CONTROL:CAN-BLOCK-RELOAD=YES\n#EXTINF:1,\n0.ts\n";
+        files.note("live.m3u8", playlist(text), now);
+        let mut watch = files.listed("live.m3u8").unwrap().news.watch();
+        for n in 0..Limits::LIVE_NAMES {
+            files.note(&n.to_string(), None, now);
+        }
+        assert!(files.listed("live.m3u8").is_none());
+        let mut cx = std::task::Context::from_waker(std::task::Waker::noop());
+        let told = watch.poll_changed(&mut cx).is_ready();
+        files.note("live.m3u8", playlist(&(text.to_owned() + "#EXTINF:1,\n1.ts\n")), now);
+        let told_of_next = watch.poll_changed(&mut cx).is_ready();
+        assert!(told || told_of_next, "waits for nothing");
     }
 }

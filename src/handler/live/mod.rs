@@ -42,8 +42,8 @@ use self::reader::{Opened, Reader};
 use crate::config::{LiveConfig, MediaConfig};
 use crate::error::Error;
 use crate::http::{
-    Answer, Body, Budget, FileRegion, Handler, MakeHandler, Refusal, Request, Response, Share, Target, Worker,
-    check_fields, look_up,
+    AddressRates, Answer, Body, Budget, FileRegion, Handler, MakeHandler, Pacing, Refusal, Request, Response, Share,
+    Target, Worker, check_fields, look_up,
 };
 use crate::limits::Limits;
 use crate::proto::content_types::ContentTypes;
@@ -66,6 +66,10 @@ struct Shared {
     config: LiveConfig,
     root: PathBuf,
     types: ContentTypes,
+    /// What replies of the media are held to, which holds for what is being made, too; but for its bitrate, which nobody knows yet.
+    limit_rate: Option<u64>,
+    rate_burst: u64,
+    addresses: Option<Arc<AddressRates>>,
     cors: Option<Cors>,
     whole: Vec<Pattern>,
     name_patterns: Vec<Pattern>,
@@ -81,9 +85,10 @@ impl Live {
     pub(crate) fn around(
         config: LiveConfig,
         media: &MediaConfig,
+        addresses: Option<Arc<AddressRates>>,
         handler: Arc<dyn MakeHandler>,
     ) -> Result<Self, Error> {
-        Live::with_files(config, media, handler, LiveFiles::of(&media.root))
+        Live::with_files(config, media, addresses, handler, LiveFiles::of(&media.root))
     }
 
     /// The same, of a folder that is in a simulated world only: what is live in it is not found by its path.
@@ -93,12 +98,13 @@ impl Live {
         media: &MediaConfig,
         handler: Arc<dyn MakeHandler>,
     ) -> Result<Self, Error> {
-        Live::with_files(config, media, handler, LiveFiles::new(&media.root))
+        Live::with_files(config, media, None, handler, LiveFiles::new(&media.root))
     }
 
     fn with_files(
         config: LiveConfig,
         media: &MediaConfig,
+        addresses: Option<Arc<AddressRates>>,
         handler: Arc<dyn MakeHandler>,
         files: Arc<LiveFiles>,
     ) -> Result<Self, Error> {
@@ -109,7 +115,19 @@ impl Live {
         let sweeper = sweep::start(&media.root, patterns(&config.whole));
         sweeper.map_err(|error| Error::server("the sweeper can't be started").because(error))?;
         let (root, types) = (media.root.clone(), ContentTypes::new(media.content_types.clone()));
-        let shared = Shared { config, root, types, cors: media.sharing(), whole, name_patterns, files };
+        let (limit_rate, rate_burst) = (media.limit_rate, media.rate_burst);
+        let shared = Shared {
+            config,
+            root,
+            types,
+            limit_rate,
+            rate_burst,
+            addresses,
+            cors: media.sharing(),
+            whole,
+            name_patterns,
+            files,
+        };
         let shared = Arc::new(shared);
         Ok(Live { shared, media: handler })
     }
@@ -190,7 +208,11 @@ impl Folder {
 
     /// Answers who reads.
     fn read(self: &Rc<Self>, request: Request) -> Answer {
-        let Some(path) = path_of(&request) else { return self.media.call(request).unrepeated() };
+        let Some(path) =
+            path_of(&request).filter(|_| target::query_flag(request.query(), "info") == target::QueryFlag::Absent)
+        else {
+            return self.media.call(request).unrepeated();
+        };
         match self.look_up(&path) {
             Named::Growing(live) => match self.opened(&live) {
                 Some(opened) => self.follow(&request, live, opened).into(),
@@ -249,6 +271,11 @@ impl Folder {
     fn follow(&self, request: &Request, live: Arc<LiveFile>, opened: Rc<Opened>) -> Response {
         let (_, written) = live.progress();
         let fields = request.fields();
+        // It has no validator that a condition could name (RFC 9110 §13.1.1).
+        if fields.get("If-Match").is_some_and(|value| value.trim_ascii() != b"*") {
+            let text = "The file is being made, and not the one that the condition names.";
+            return Response::text(StatusCode::PRECONDITION_FAILED, text).fields(self.shared_fields(request));
+        }
         // Without validators, no condition of a range holds (RFC 9110 §13.1.5).
         let wanted = (*request.method() == Method::GET && !fields.contains("If-Range"))
             .then(|| fields.get_single("Range").ok().flatten())
@@ -284,7 +311,9 @@ impl Folder {
             OfGrowing::One(range) => Body::File(FileRegion { file: opened.file.clone(), range }),
             _ => Body::stream(Reader::new(&self.worker, live, opened, from)),
         };
-        Response::from_head(head).with_body(body).fields(self.shared_fields(request))
+        let response = Response::from_head(head).with_body(body).fields(self.shared_fields(request));
+        let address = self.shared.addresses.as_ref().zip(request.peer()).map(|(rates, peer)| rates.share(peer.ip()));
+        response.paced(Pacing { rate: self.shared.limit_rate, burst: self.shared.rate_burst, address })
     }
 
     /// Answers who changes the folder.
@@ -316,7 +345,9 @@ impl Folder {
             return Err(Refusal::new(StatusCode::BAD_REQUEST, "DEPTH", text));
         }
         let patterns = &self.shared.name_patterns;
-        if !patterns.is_empty() && !patterns.iter().any(|pattern| pattern.matches(&path.path)) {
+        if !patterns.is_empty()
+            && !patterns.iter().any(|pattern| pattern.matches(target.path_of(&target.name).as_bytes()))
+        {
             let text = format!("Files named {:?} are not taken here.", target.name);
             return Err(Refusal::new(StatusCode::FORBIDDEN, "NAME_NOT_ALLOWED", text));
         }

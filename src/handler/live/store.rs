@@ -42,6 +42,11 @@ impl Interim {
         let store_path = path_in_store(&target.directory);
         let store = open_or_make(folder, &store_path, DirectoryMode::Private).await;
         let store = store.map_err(|error| Refusal::failed("the store for live files can't be opened", error))?;
+        // It would be found out when the file is to get its place, behind all of its body.
+        if device_of(&store)? != device_of(&directory)? {
+            let text = "The directory is on another file system than the route's folder.";
+            return Err(Refusal::new(StatusCode::NOT_IMPLEMENTED, "OTHER_FILE_SYSTEM", text));
+        }
         let random = random_name().map_err(|error| Refusal::failed("there is no randomness", error))?;
         let name = format!("{}.{random}", target.name);
         let target = target.clone();
@@ -61,10 +66,10 @@ impl Interim {
         &self.directory
     }
 
-    /// Gives it its place, whatever has that.
-    pub async fn place(&mut self) -> io::Result<()> {
+    /// Gives it its place; what happens to a file that has that is for the caller to say.
+    pub async fn place(&mut self, taken: Taken) -> io::Result<()> {
         let target = self.target.name.clone();
-        self.rename(&target, Taken::Replace).await
+        self.rename(&target, taken).await
     }
 
     /// Gives it a place that shows that it is not whole, and returns its name.
@@ -151,4 +156,9 @@ fn no_directory(error: io::Error) -> Refusal {
         return Refusal::new(StatusCode::NOT_FOUND, "NO_DIRECTORY", "There is no such directory.");
     }
     Refusal::failed("a directory can't be made", error)
+}
+
+/// The file system that a directory is on.
+fn device_of(directory: &File) -> Result<u64, Refusal> {
+    directory.stat().map(|stat| stat.device).map_err(|error| Refusal::failed("a directory can't be looked at", error))
 }

@@ -50,6 +50,8 @@ pub struct Media {
     addresses: Option<Arc<AddressRates>>,
     /// Where the pages of its listings upload to.
     uploads: Arc<[UploadPlace]>,
+    /// Whether pages in the folder may be anybody's, who may put files there.
+    has_pages_of_others: bool,
 }
 
 impl Media {
@@ -60,13 +62,25 @@ impl Media {
     pub fn new(config: MediaConfig) -> Result<Self, crate::error::Error> {
         config.check().map_err(crate::error::Error::operator)?;
         let addresses = config.limit_rate_address.map(AddressRates::new);
-        Ok(Media { config, addresses, uploads: Arc::default() })
+        Ok(Media { config, addresses, uploads: Arc::default(), has_pages_of_others: false })
     }
 
     /// The same, whose listings let people upload to these places. Whether an upload is taken is those routes' affair.
     #[must_use]
     pub(crate) fn with_uploads(self, places: Vec<UploadPlace>) -> Self {
         Media { uploads: places.into(), ..self }
+    }
+
+    /// The same, whose folder takes pages from clients: they are served as documents that run nothing and have no origin, so that
+    /// nobody's script acts as this site's (HTML, "sandboxing").
+    #[must_use]
+    pub(crate) fn with_pages_of_others(self) -> Self {
+        Media { has_pages_of_others: true, ..self }
+    }
+
+    /// What its transfers to one client share, for who sends bytes of the same folder.
+    pub(crate) fn addresses(&self) -> Option<Arc<AddressRates>> {
+        self.addresses.clone()
     }
 }
 
@@ -103,6 +117,7 @@ struct Folder {
     cache_control: Vec<(Pattern, String)>,
     types: ContentTypes,
     uploads: Arc<[UploadPlace]>,
+    has_pages_of_others: bool,
     shared: Rc<Shared>,
     files: OpenFiles,
     rates: Option<Rates>,
@@ -121,6 +136,7 @@ impl Folder {
             cache_control: config.cache_control.iter().filter_map(rule).collect(),
             types: ContentTypes::new(config.content_types.clone()),
             uploads: media.uploads.clone(),
+            has_pages_of_others: media.has_pages_of_others,
             files: OpenFiles::new(&config.root, worker, &shared),
             shared,
             rates: Rates::of(config, media.addresses.clone()),
@@ -368,6 +384,9 @@ impl Folder {
             let mut serving = ResponseHead::new(StatusCode::OK);
             serving.field("Accept-Ranges", b"bytes");
             serving.field("X-Content-Type-Options", b"nosniff");
+            if self.has_pages_of_others && media_type::is_page(self.types.of(path)) {
+                serving.field("Content-Security-Policy", b"sandbox");
+            }
             Description { content_type: self.types.of(path).to_owned(), negotiable, caching, serving }
         })
     }

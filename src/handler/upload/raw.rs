@@ -22,7 +22,7 @@ pub(super) async fn store(
     let share = inbox.upload_share()?;
     let length = request.body().remaining();
     let reservation = inbox.admit(length)?;
-    let only_new = wants_new(&request);
+    let only_new = request.wants_new();
     let on_conflict = if only_new { OnConflict::Reject } else { inbox.config.on_conflict };
     let folder = inbox.open_folder().await?;
     let directory = match &target {
@@ -34,7 +34,7 @@ pub(super) async fn store(
         && look_up(&directory, &target.name).await?.is_some()
         && on_conflict == OnConflict::Reject
     {
-        return Err(if only_new { not_new() } else { Refusal::taken() });
+        return Err(if only_new { Refusal::not_new() } else { Refusal::taken() });
     }
     let draft = Draft::create(&folder, &directory).await;
     let draft = draft.map_err(|error| Refusal::failed("a file can't be made", error))?;
@@ -63,7 +63,7 @@ pub(super) async fn store(
         let (size, media_type, sha256) = (sink.len(), sink.final_media_type(), sink.sha256());
         let placed = draft.place(&folder, &directory, &target.name, on_conflict, inbox.config.fsync).await;
         let stored = placed.map_err(|error| match error.kind() {
-            std::io::ErrorKind::AlreadyExists if only_new => not_new(),
+            std::io::ErrorKind::AlreadyExists if only_new => Refusal::not_new(),
             _ => Refusal::failed("a file can't be put in its place", error),
         })?;
         inbox.keep(reservation, size, replaced);
@@ -124,14 +124,4 @@ async fn receive(
     inbox.check_type(sink.final_media_type())?;
     sink.flush().await.map_err(|error| Refusal::failed("a file can't be written", error))?;
     Ok((sink, reservation))
-}
-
-/// Whether no file may be replaced, whatever the route does (RFC 9110 §13.1.2).
-pub(super) fn wants_new(request: &Request) -> bool {
-    request.fields().get("If-None-Match").is_some_and(|value| value.trim_ascii() == b"*")
-}
-
-/// See [`wants_new`].
-pub(super) fn not_new() -> Refusal {
-    Refusal::new(StatusCode::PRECONDITION_FAILED, "NAME_TAKEN", "There is a file of this name already.")
 }

@@ -283,6 +283,8 @@
   });
   search.addEventListener('input', sift);
   search.addEventListener('keydown', event => {
+    // Enter and Escape are the input method's while it composes.
+    if (event.isComposing) return;
     if (event.key === 'Escape') {
       if (search.value === '') search.blur();
       search.value = '';
@@ -500,7 +502,7 @@
       habits.captions = [...own.textTracks].some(track => track.mode === 'showing');
     }));
     own.addEventListener('ended', only(() => {
-      const following = step(entry, 1, plays);
+      const following = step(current, 1, plays);
       if (following) move(following);
     }));
     own.addEventListener('error', only(() => fail(entry)));
@@ -536,8 +538,8 @@
     const artwork = poster ? [{ src: new URL(poster.href, location.href).href }] : [];
     session.metadata = new MediaMetadata({ title: entry.name, album: place, artwork });
     for (const [name, way] of [['previoustrack', -1], ['nexttrack', 1]]) {
-      const other = step(entry, way, plays);
-      session.setActionHandler(name, other ? () => move(other) : null);
+      const other = () => step(current, way, plays);
+      session.setActionHandler(name, other() ? () => other() && move(other()) : null);
     }
   }
 
@@ -826,6 +828,7 @@
     const fresh = new DOMParser().parseFromString(await reply.text(), 'text/html');
     const rows = fresh.querySelector('tbody');
     if (!rows) return;
+    const focused = entries.find(entry => entry.link === document.activeElement)?.href;
     near.disconnect();
     lengths.waiting.clear();
     rows.querySelector('.up')?.remove();
@@ -837,6 +840,7 @@
     if (playing) current = entries.find(entry => entry.href === playing.href) ?? playing;
     find('.empty')?.remove();
     adopt();
+    if (focused) entries.find(entry => entry.href === focused)?.link.focus();
     for (const entry of entries) {
       if (arrived.has(entry.name)) entry.row.classList.add('new');
     }

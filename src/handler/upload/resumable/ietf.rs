@@ -7,7 +7,7 @@ use std::rc::Rc;
 
 use http::{Method, StatusCode, Version};
 
-use super::super::{Inbox, raw, route_of};
+use super::super::{Inbox, route_of};
 use super::{Addition, Appended, Held, Wish};
 use crate::http::{BodyReader, Refusal, Request, Response, Target};
 use crate::proto::http1::encode::ResponseHead;
@@ -80,7 +80,7 @@ pub(in super::super) async fn create(
     creation: Creation,
     target: Option<Target>,
 ) -> Result<Response, Refusal> {
-    let only_new = raw::wants_new(&request);
+    let only_new = request.wants_new();
     let wish = Wish { length: creation.length, target, only_new, file_name: None, metadata: None, concat: None };
     let held = Held::create(inbox, wish).await?;
     let route = route_of(&request).to_owned();

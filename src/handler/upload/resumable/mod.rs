@@ -402,7 +402,7 @@ impl Held {
         let draft = Draft::kept(file);
         let name = draft.place(&self.folder, &directory, &target.name, on_conflict, self.inbox.config.fsync).await;
         let name = name.map_err(|error| match error.kind() {
-            io::ErrorKind::AlreadyExists if only_new => raw::not_new(),
+            io::ErrorKind::AlreadyExists if only_new => Refusal::not_new(),
             _ => failed(error),
         })?;
         let path = target.path_of(&name);
@@ -550,7 +550,7 @@ impl Inbox {
         let directory = target.open(folder).await?;
         let is_taken = look_up(&directory, &target.name).await?.is_some();
         match self.on_conflict(only_new) {
-            OnConflict::Reject if is_taken && only_new => Err(raw::not_new()),
+            OnConflict::Reject if is_taken && only_new => Err(Refusal::not_new()),
             OnConflict::Reject if is_taken => Err(Refusal::taken()),
             _ => Ok(()),
         }
