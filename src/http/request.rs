@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 use std::rc::Rc;
+use std::time::Instant;
 
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Version};
 
@@ -20,13 +21,14 @@ pub struct Request {
     peer: Option<SocketAddr>,
     /// How many bytes of the path belong to the route that it was sent to.
     route_len: usize,
-    is_afresh: bool,
+    /// What was believed of its path until then is not to be believed any more.
+    changed_at: Option<Instant>,
     body: BodyReader,
 }
 
 impl Request {
     pub(super) fn new(head: RequestHead, peer: Option<SocketAddr>, wire: Rc<Wire>) -> Self {
-        Request { head, peer, route_len: 0, is_afresh: false, body: BodyReader::new(wire) }
+        Request { head, peer, route_len: 0, changed_at: None, body: BodyReader::new(wire) }
     }
 
     /// The method.
@@ -131,16 +133,16 @@ impl Request {
         builder.body(self.body).map_err(malformed)
     }
 
-    /// The same request, which is not to be answered by what a cache believes of its path: that has just changed.
+    /// The same request, which is not to be answered by what a cache found out about its path until this time: it changed then.
     #[must_use]
-    pub fn afresh(mut self) -> Self {
-        self.is_afresh = true;
+    pub fn afresh_since(mut self, changed_at: Instant) -> Self {
+        self.changed_at = Some(changed_at);
         self
     }
 
-    /// See [`Request::afresh`].
-    pub fn is_afresh(&self) -> bool {
-        self.is_afresh
+    /// See [`Request::afresh_since`].
+    pub fn changed_at(&self) -> Option<Instant> {
+        self.changed_at
     }
 
     /// The same request, with so many bytes of its path taken as the route's own.

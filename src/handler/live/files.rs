@@ -187,8 +187,8 @@ pub(super) struct Listed {
 pub(super) enum Named {
     /// It is being made.
     Growing(Arc<LiveFile>),
-    /// It was put a moment ago: what is believed of it may be old.
-    New,
+    /// It was put at that time, a moment ago: what was found out before is old.
+    New(Instant),
     /// Whatever the folder has.
     Settled,
 }
@@ -225,8 +225,8 @@ impl LiveFiles {
             return Named::Growing(file.clone());
         }
         // What was found just before the name was put is believed for so long.
-        let is_new = names.put.peek(path).is_some_and(|put| now.saturating_duration_since(put.at) <= valid);
-        if is_new { Named::New } else { Named::Settled }
+        let put = names.put.peek(path).filter(|put| now.saturating_duration_since(put.at) <= valid);
+        put.map_or(Named::Settled, |put| Named::New(put.at))
     }
 
     /// Whether a path is being made.
@@ -342,7 +342,7 @@ mod tests {
         files.end(&first, State::Broken, now);
         assert!(matches!(files.look_up("a", now, VALID), Named::Growing(found) if Arc::ptr_eq(&found, &second)));
         files.end(&second, State::Whole, now);
-        assert!(matches!(files.look_up("a", now, VALID), Named::New));
+        assert!(matches!(files.look_up("a", now, VALID), Named::New(at) if at == now));
         assert!(matches!(files.look_up("a", now + 2 * VALID, VALID), Named::Settled));
         assert_eq!((first.progress().0, second.progress().0), (State::Broken, State::Whole));
     }

@@ -231,7 +231,7 @@ impl Folder {
 
     /// What the media handler says.
     fn as_media(&self, request: Request, named: &Named) -> Answer {
-        let request = if matches!(named, Named::New) { request.afresh() } else { request };
+        let request = if let Named::New(put_at) = named { request.afresh_since(*put_at) } else { request };
         self.media.call(request).unrepeated()
     }
 
@@ -253,7 +253,7 @@ impl Folder {
                 Err(_) => {}
             }
         }
-        self.as_media(request, &Named::New).response().await
+        self.as_media(request, &Named::New(self.worker.runtime.now())).response().await
     }
 
     /// Waits for what is to come, and answers with it.

@@ -95,8 +95,8 @@ struct MediaHandler(Rc<Folder>);
 impl Handler for MediaHandler {
     fn call(&self, request: Request) -> Answer {
         self.0.shared.sweep();
-        if request.is_afresh() {
-            self.0.forget(&request);
+        if let Some(changed_at) = request.changed_at() {
+            self.0.forget(&request, changed_at);
         }
         if let Some(response) = self.0.answer_now(&request) {
             return self.0.share(&request, response).into();
@@ -159,10 +159,10 @@ impl Folder {
         at_hand.then(|| self.reply(request, &path.path, &file, None, Some(believed)))
     }
 
-    /// Looks the request's path up again, whatever is known of it.
-    fn forget(&self, request: &Request) {
+    /// Looks the request's path up again, unless what is known of it is from later.
+    fn forget(&self, request: &Request, changed_at: Instant) {
         if let Ok(path) = target::normalize(request.path_in_route()) {
-            self.files.forget(&path.path);
+            self.files.forget(&path.path, changed_at);
         }
     }
 

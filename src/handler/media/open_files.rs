@@ -251,9 +251,12 @@ impl OpenFiles {
         }
     }
 
-    /// Believes nothing of what `path` names any more.
-    pub fn forget(&self, path: &[u8]) {
-        let gone = self.cache.borrow_mut().pop(path);
+    /// Believes nothing of what `path` names that was found out until `before`.
+    pub fn forget(&self, path: &[u8], before: Instant) {
+        let mut cache = self.cache.borrow_mut();
+        let is_old = cache.peek(path).is_some_and(|cached| cached.checked <= before);
+        let gone = if is_old { cache.pop(path) } else { None };
+        drop(cache);
         // Outside of the borrow: the last handle on a file closes it.
         drop(gone);
     }
@@ -272,6 +275,8 @@ impl OpenFiles {
             return found.clone();
         }
         self.worker.metrics.file_cache_misses.increment();
+        // What changes while it is opened may or may not be seen.
+        let asked = self.worker.runtime.now();
         let found = match (self.open(&root, path).await, known) {
             // The same file as before: keep the descriptor that others are using.
             (Ok(Found::File(new)), Some((Ok(Found::File(old)), _))) if new.identity == old.identity => {
@@ -281,14 +286,14 @@ impl OpenFiles {
             (Err(NotFound::Busy), Some((Ok(old), _))) => return Ok(old),
             (found, _) => found,
         };
-        self.remember(path, &found);
+        self.remember(path, &found, asked);
         found
     }
 
     /// Keeps an answer, in the place of those that were asked for least recently. That nothing is there is kept as the first
     /// to go, so that a flood of wrong paths pushes nothing out; what failed is not kept, nor long paths, which would cost
     /// more than an entry may.
-    fn remember(&self, path: &[u8], found: &Result<Found, NotFound>) {
+    fn remember(&self, path: &[u8], found: &Result<Found, NotFound>, asked: Instant) {
         if path.len() > Limits::CACHED_PATH_LEN || matches!(found, Err(NotFound::Busy | NotFound::Failed)) {
             return;
         }
@@ -297,7 +302,7 @@ impl OpenFiles {
         self.shared.cool_the_oldest();
         let now = self.worker.runtime.now();
         let mut cache = self.cache.borrow_mut();
-        cache.put(path.into(), Cached { found: found.clone(), checked: now, used: now, share });
+        cache.put(path.into(), Cached { found: found.clone(), checked: asked, used: now, share });
         if found.is_err() {
             cache.demote(path);
         }
