@@ -280,7 +280,7 @@ fn route(value: &Value<'_>, dir: &Path, limits: &Limits) -> Result<RouteConfig, 
     if live.is_some() && !matches!(handler, HandlerConfig::Media(_)) {
         return Err(wrong(value, route::LIVE_WITHOUT_MEDIA));
     }
-    let auth = table.get("auth", |value| list(value, |value| auth(value, dir)))?.unwrap_or_default();
+    let auth = table.get("auth", |value| auths(value, dir))?.unwrap_or_default();
     Ok(RouteConfig { host, prefix, handler, live, auth })
 }
 
@@ -349,6 +349,16 @@ fn media(value: &Value<'_>, dir: &Path, limits: &Limits) -> Result<MediaConfig, 
     set(&mut media.rate_factor, table.leaf("rate_factor", factor)?);
     set(&mut media.rate_burst, table.leaf("rate_burst", |value| number(value, Unit::Bytes))?);
     Ok(media)
+}
+
+/// One guard or several. None at all looks like a guard, and would let everybody in.
+fn auths(value: &Value<'_>, dir: &Path) -> Result<Vec<AuthConfig>, Wrong> {
+    match list(value, |value| auth(value, dir))? {
+        none if none.is_empty() => {
+            Err(wrong(value, "auth: no guard: write one like { tokens = \"FILE\" }, or leave auth out"))
+        }
+        guards => Ok(guards),
+    }
 }
 
 fn auth(value: &Value<'_>, dir: &Path) -> Result<AuthConfig, Wrong> {
@@ -734,6 +744,11 @@ mod tests {
         let refusal = "memory: less than four items: write more, or a smaller item_len";
         assert!(with("queue", "memory = 5").ends_with(refusal));
         assert!(with("queue", "journal = \"gone/away\"").contains("gone` does not exist: create it"));
+        assert!(
+            with("queue", "journal = \"site.toml\"").ends_with("is not a directory: write one of the journal's own")
+        );
+        let refusal = "site.toml:3: auth: no guard: write one like { tokens = \"FILE\" }, or leave auth out";
+        check(refused("[[route]]\nmedia = { root = \"media\" }\nauth = []"), refusal);
     }
 
     #[test]

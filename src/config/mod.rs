@@ -92,7 +92,7 @@ impl Config {
             None => Config::default(),
         };
         overrides.apply(&mut config)?;
-        check_admin(&config).and_then(|()| check_stores(&config)).map_err(|wrong| match file {
+        check_places(&config).map_err(|wrong| match file {
             Some(path) => Error::operator(format!("{}: {wrong}", path.display())),
             None => Error::operator(wrong),
         })?;
@@ -109,7 +109,7 @@ impl Config {
         if self.listen.is_empty() {
             return Err(Error::operator("listen: no address: write at least one"));
         }
-        check_admin(self).and_then(|()| check_stores(self)).map_err(Error::operator)?;
+        check_places(self).map_err(Error::operator)?;
         for (index, route) in self.routes.iter().enumerate() {
             let wrong = |wrong: String| Error::operator(format!("route {}: {wrong}", index + 1));
             route.check(&self.limits).map_err(wrong)?;
@@ -481,6 +481,31 @@ fn check_admin(config: &Config) -> Result<(), String> {
     }
 }
 
+/// What two parts of the configuration may not share.
+fn check_places(config: &Config) -> Result<(), String> {
+    check_admin(config)?;
+    check_stores(config)?;
+    check_journals(config)
+}
+
+/// A journal is one route's alone.
+fn check_journals(config: &Config) -> Result<(), String> {
+    let journals = config.routes.iter().filter_map(|route| match &route.handler {
+        HandlerConfig::Events(events) => events.journal.as_deref(),
+        HandlerConfig::Queue(queue) => queue.journal.as_deref(),
+        HandlerConfig::Media(_) | HandlerConfig::Upload(_) => None,
+    });
+    let mut seen = Vec::new();
+    for journal in journals {
+        if seen.contains(&journal) {
+            let shown = journal.display();
+            return Err(format!("journal: `{shown}` is another route's journal already: write a directory for each"));
+        }
+        seen.push(journal);
+    }
+    Ok(())
+}
+
 /// What is not whole yet lies under a hidden name, which a route that shows hidden files would serve.
 fn check_stores(config: &Config) -> Result<(), String> {
     let uploads = config.routes.iter().filter_map(|route| match &route.handler {
@@ -652,6 +677,16 @@ mod tests {
         check_refused(|c| c.listen.clear(), "listen: no address: write at least one");
         let clash = "admin: `127.0.0.1:8080` is also an address for clients: write another port";
         check_refused(|c| c.admin = Some(ListenAddress::default()), clash);
+        let twice = "journal: `/srv/j` is another route's journal already: write a directory for each";
+        check_refused(
+            |c| {
+                let journal = || Some(PathBuf::from("/srv/j"));
+                let events = EventsConfig { journal: journal(), ..EventsConfig::default() };
+                let queue = QueueConfig { journal: journal(), ..QueueConfig::default() };
+                c.routes = vec![RouteConfig::events("/e", events), RouteConfig::queue("/q", queue)];
+            },
+            twice,
+        );
         let slash = "route 1: prefix: `media` does not start with a slash: write `/media`";
         check_refused(|c| c.routes[0].prefix = "media".into(), slash);
         let host = "route 1: host: `A:1` is not a host name: write it in lower case, without scheme and port, like example.com";

@@ -168,6 +168,11 @@ impl fmt::Display for Refusal {
 
 impl std::error::Error for Refusal {}
 
+/// Whether a parameter of a query is the signature's, and none of those of whoever answers.
+pub fn is_parameter(name: &str) -> bool {
+    matches!(name, "expires" | "prefix" | "signature")
+}
+
 /// Begins everything that is signed, so that a signature of another form, or of another program with the same secret,
 /// is none of ours.
 const VERSION_TAG: &str = "highwater-url-1";

@@ -412,9 +412,15 @@ fn what_can_be_no_event_is_refused_and_says_why() {
     {
         check(&server, target, "", b"x", 400, "MALFORMED");
     }
-    for target in
-        ["/events/a?id=", "/events/a?id=%ff", "/events/a?retry=1s", "/events/a?retry=-1", "/events/a?retry=99999999999"]
-    {
+    for target in [
+        "/events/a?id=",
+        "/events/a?evnt=tick",
+        "/events/a?id=earliest",
+        "/events/a?id=%ff",
+        "/events/a?retry=1s",
+        "/events/a?retry=-1",
+        "/events/a?retry=99999999999",
+    ] {
         check(&server, target, "", b"x", 400, "MALFORMED");
     }
     for target in [
@@ -442,6 +448,7 @@ fn what_can_be_no_event_is_refused_and_says_why() {
     assert_eq!(code(&chunked.reply().expect(413)), "LIMIT_EVENT_LEN");
     let mut client = server.connect();
     assert_eq!(code(&client.get("/events", "").expect(400)), "MALFORMED");
+    assert_eq!(code(&client.get("/events/a?last_evnt_id=1", "").expect(400)), "MALFORMED");
     let too_many: String = (0..65).map(|n| format!("&topic={n}")).collect();
     assert_eq!(code(&client.get(&format!("/events?{too_many}"), "").expect(400)), "MALFORMED");
     let allow = client.request("PUT", "/events/a", "").expect(405);

@@ -82,8 +82,14 @@ fn ffmpeg_puts_a_file_that_is_watched_while_it_is_made() {
     let server = serve(&folder, "");
     for (extension, coding) in codings() {
         let target = url(&server, &format!("show/{extension}/film.{extension}"));
-        let mut encoder = Process::spawn(&mut encode(&ffmpeg, &["-re"], "4", &coding, &target));
+        let mut encoder = Process::spawn(&mut encode(&ffmpeg, &["-re"], "6", &coding, &target));
         eventually(PATIENCE, || server.metric("live_streams") == 1);
+        // Its first second, which a player has before there is an end that it could look at.
+        let mut early = Command::new(&ffmpeg);
+        early.args(["-nostdin", "-loglevel", "error", "-analyzeduration", "500000", "-i", &target]);
+        early.args(["-t", "1", "-f", "null", "-"]).stdin(Stdio::null());
+        succeed(early);
+        assert!(encoder.ended().is_none(), "{extension}: it was watched while it was made");
         std::thread::scope(|threads| {
             for player in &players {
                 let target = &target;
@@ -98,7 +104,7 @@ fn ffmpeg_puts_a_file_that_is_watched_while_it_is_made() {
         let copy = fs::read(work.at(&format!("copy.{extension}"))).expect("curl's copy");
         assert!(made == copy, "curl has {} bytes of {}", copy.len(), made.len());
         // An ordinary file, of which a player asks for ranges.
-        assert!((3.5..4.5).contains(&duration(&ffprobe, &target)), "{extension}");
+        assert!((5.5..6.5).contains(&duration(&ffprobe, &target)), "{extension}");
         players.iter().for_each(|player| drop(succeed(reader(player, &target))));
     }
     assert_eq!(names_in(folder.path()).len(), 3);

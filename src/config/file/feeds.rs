@@ -67,6 +67,9 @@ fn journal(value: &Value<'_>, dir: &Path) -> Result<PathBuf, Wrong> {
         Some(parent) if !parent.is_dir() => {
             Err(wrong(value, format!("`{}` does not exist: create it, or write another directory", parent.display())))
         }
+        _ if path.exists() && !path.is_dir() => {
+            Err(wrong(value, format!("`{}` is not a directory: write one of the journal's own", path.display())))
+        }
         _ => Ok(path),
     }
 }

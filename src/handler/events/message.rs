@@ -5,9 +5,10 @@ use std::time::Duration;
 
 use serde_json::Value;
 
+use super::position::EARLIEST;
 use super::refusal::Refusal;
 use crate::proto::fields::Fields;
-use crate::proto::{query, sse};
+use crate::proto::{query, signed_url, sse};
 
 /// The longest time that clients may be told to wait.
 const RETRY_MOST: Duration = Duration::from_secs(24 * 60 * 60);
@@ -41,6 +42,10 @@ impl Message {
         for (what, name) in [("id", &self.id), ("event", &self.event), ("key", &self.key)] {
             let checked = name.as_deref().map_or(Ok(()), sse::check_name);
             checked.map_err(|error| Refusal::Malformed(format!("the {what} {error}")))?;
+        }
+        if self.id.as_deref() == Some(EARLIEST) {
+            let what = format!("the id {EARLIEST:?} is what a client says that wants all there is");
+            return Err(Refusal::Malformed(what));
         }
         match self.retry {
             Some(retry) if retry > RETRY_MOST => Err(Refusal::Malformed("the retry is longer than a day".into())),
@@ -88,8 +93,8 @@ impl Message {
             match &*name {
                 "topic" => topics.push(value),
                 "id" | "event" | "retry" | "key" => message.set(&name, &value)?,
-                // Other parameters are a signed URL's, or a proxy's.
-                _ => {}
+                _ if signed_url::is_parameter(&name) => {}
+                _ => return Err(unknown_parameter(&name)),
             }
         }
         Ok((message, topics))
@@ -116,6 +121,11 @@ impl Message {
         }
         if has_data { Ok(message) } else { Err(wrong("no data")) }
     }
+}
+
+/// A parameter that means nothing: a typing error would cost what it was to say.
+pub(super) fn unknown_parameter(name: &str) -> Refusal {
+    Refusal::Malformed(format!("the parameter {name:?} means nothing here"))
 }
 
 #[cfg(test)]
@@ -164,7 +174,7 @@ mod tests {
         assert_eq!(found, message("", Some("1"), Some("b c"), Some(5), Some("k")));
         assert_eq!(topics, ["x", "y"]);
         let none = Fields::default();
-        for query in ["retry=x", "retry=-1", "retry=99999999999999999999", "id=%ff"] {
+        for query in ["evnt=x", "retry=x", "retry=-1", "retry=99999999999999999999", "id=%ff"] {
             assert!(Message::of_request(Some(query), &none).is_err(), "{query}");
         }
         let twice = Fields::from_pairs([("Event-ID", "1"), ("Event-ID", "1")]);

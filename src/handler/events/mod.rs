@@ -43,7 +43,7 @@ use crate::error::Error;
 use crate::http::{Answer, Body, Framed, Handler, MakeHandler, Request, Response, Worker};
 use crate::limits::Limits;
 use crate::proto::cors::Cors;
-use crate::proto::{query, sse, target};
+use crate::proto::{query, signed_url, sse, target};
 
 pub use self::message::Message;
 pub use self::subscription::{Delivery, Subscription};
@@ -302,7 +302,8 @@ fn subscription_of(request: &Request) -> Result<(Vec<String>, Option<String>), R
         match &*name {
             "topic" => names.push(value.into_owned()),
             "last_event_id" => last_event_id = Some(value.into_owned()),
-            _ => {}
+            _ if signed_url::is_parameter(&name) => {}
+            _ => return Err(message::unknown_parameter(&name)),
         }
     }
     if let Some(value) = request.fields().get("Last-Event-ID") {

@@ -54,7 +54,7 @@ pub(super) enum Seen<'a> {
 }
 
 /// What a client writes for [`Seen::NothingYet`].
-const EARLIEST: &str = "earliest";
+pub(super) const EARLIEST: &str = "earliest";
 
 impl<'a> Seen<'a> {
     /// What a Last-Event-ID means, of a subscription to so many topics.

@@ -305,8 +305,8 @@ impl Folder {
         };
         head.field("Content-Type", self.shared.types.of(live.path.as_bytes()).as_bytes());
         head.field("X-Content-Type-Options", b"nosniff");
-        head.field("Accept-Ranges", b"bytes");
         head.field("Cache-Control", b"no-store");
+        // Not that ranges are accepted, though they are: ffmpeg would look for what it needs at an end that has yet to come.
         let body = match wanted {
             OfGrowing::One(range) => Body::File(FileRegion { file: opened.file.clone(), range }),
             _ => Body::stream(Reader::new(&self.worker, live, opened, from)),

@@ -9,7 +9,7 @@ use http::StatusCode;
 
 use super::reply::Refusal;
 use crate::limits::Limits;
-use crate::proto::{query, target};
+use crate::proto::{query, signed_url, target};
 
 /// How a producer asks.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -103,6 +103,7 @@ pub(super) fn leases(query: Option<&str>) -> Result<Vec<String>, Refusal> {
             "lease" if leases.iter().any(|lease| *lease == value) => {}
             "lease" if leases.len() < Limits::QUEUE_LEASES => leases.push(value.into_owned()),
             "lease" => return Err(parameter(format!("{} leases at most", Limits::QUEUE_LEASES))),
+            _ if signed_url::is_parameter(&name) => {}
             _ => return Err(parameter(format!("{name:?} means nothing here"))),
         }
     }
@@ -114,6 +115,9 @@ fn each(query: Option<&str>, mut take: impl FnMut(&str, &str) -> Option<()>) -> 
     let mut seen = HashSet::new();
     for pair in query::pairs(query.unwrap_or_default()) {
         let (name, value) = pair.map_err(|error| parameter(error.to_string()))?;
+        if signed_url::is_parameter(&name) {
+            continue;
+        }
         take(&name, &value).ok_or_else(|| parameter(format!("{name:?} can't be {value:?}, or means nothing here")))?;
         if !seen.insert(name.clone()) {
             return Err(parameter(format!("{name:?} comes twice")));
@@ -149,6 +153,14 @@ mod tests {
     #[track_caller]
     fn check_consume(query: &str, expected: Option<Consume>) {
         assert_eq!(consume(Some(query)).ok(), expected, "{query}");
+    }
+
+    #[test]
+    fn a_signed_url_s_own_parameters_are_no_mistake() {
+        let signed = "expires=1&prefix=/q/&signature=x";
+        assert_eq!(produce(Some(&format!("wait=0&{signed}"))).unwrap().wait, Some(Duration::ZERO));
+        assert!(consume(Some(&format!("{signed}&ack=1"))).unwrap().ack);
+        assert_eq!(leases(Some(&format!("lease=a&{signed}"))).unwrap(), ["a"]);
     }
 
     #[test]
