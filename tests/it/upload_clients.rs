@@ -178,13 +178,16 @@ fn page_bytes(len: usize) -> Vec<u8> {
 fn chromium_submits_a_form() {
     let Some(chromium) = installed(&["chromium", "chromium-browser", "google-chrome"]) else { return };
     const LEN: usize = 3_000_000;
-    let (folder, work) = (Fixture::new(), Fixture::new());
-    fs::copy(script("form.html"), folder.at("form.html")).expect("the page");
+    let (folder, pages, work) = (Fixture::new(), Fixture::new(), Fixture::new());
+    fs::copy(script("form.html"), pages.at("form.html")).expect("the page");
     let log = work.at("access.log");
-    let launch = Launch::routes().config(&upload_routes(folder.path(), "names = \"client\""));
+    // A page of the site's own lies where clients can't put pages, and so is free to run scripts.
+    let routes = upload_routes(folder.path(), "names = \"client\"");
+    let routes = format!("{routes}[[route]]\nprefix = \"/pages\"\n[route.media]\nroot = {:?}\n", pages.path());
+    let launch = Launch::routes().config(&routes);
     let server = launch.arg("--access-log").arg(&log).arg("--log-format").arg("json").start();
     let name = "d\u{ed}a \"1\" \u{65e5}\u{672c}.bin";
-    let query = format!("form.html?action=/up&size={LEN}&name=d%C3%ADa%20%221%22%20%E6%97%A5%E6%9C%AC.bin");
+    let query = format!("pages/form.html?action=/up&size={LEN}&name=d%C3%ADa%20%221%22%20%E6%97%A5%E6%9C%AC.bin");
     let (page, profile) = (url(&server, &query), format!("--user-data-dir={}", work.at("profile").display()));
     let mut arguments: Vec<&str> = "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run \
         --disable-background-networking --disable-component-update --disable-sync --remote-debugging-port=0"
@@ -198,7 +201,7 @@ fn chromium_submits_a_form() {
     eventually(CLIENT_PATIENCE, || {
         assert!(browser.ended().is_none(), "the browser has ended: {:?}", fs::read_to_string(work.at("chromium.log")));
         report = logged(&log).iter().find_map(|line| {
-            let what = line["target"].as_str()?.strip_prefix("/report?")?;
+            let what = line["target"].as_str()?.strip_prefix("/pages/report?")?;
             Some(percent_encoding::percent_decode_str(what).decode_utf8().expect("text").into_owned())
         });
         report.is_some()
