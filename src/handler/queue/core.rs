@@ -132,6 +132,7 @@ impl Core {
             if written.is_ok() {
                 state.end(&queue);
             }
+            core.after(state);
         })
     }
 
@@ -251,8 +252,11 @@ impl Core {
         state.ledger.landed(written, len);
         match written {
             Ok(_) => self.after(state),
-            // With the next ones: an error at once would be the same error.
-            Err(_) => state.done.extend(numbers),
+            // With the next ones: an error at once would be the same error. What nobody needs makes room for them.
+            Err(_) => {
+                state.done.extend(numbers);
+                self.drop_unneeded(&mut state);
+            }
         }
     }
 
@@ -316,7 +320,11 @@ impl Core {
             let (core, record) = (self.clone(), record::of_end(queue));
             let len = record.len();
             state.ledger.begin();
-            drop(journal.append_beside(record, move |written| core.lock().ledger.landed(written, len)));
+            drop(journal.append_beside(record, move |written| {
+                let mut state = core.lock();
+                state.ledger.landed(written, len);
+                core.after(state);
+            }));
         }
         Some(written)
     }
@@ -454,8 +462,9 @@ impl Claimed {
         room.append_then(record, move |written| {
             let mut state = self.core.lock();
             state.ledger.landed(written, record_len);
-            // An item that is not written gives its room back, by the claim that is dropped.
-            let Ok(position) = written else { return };
+            // An item that is not written gives its room back, by the claim that is dropped. The last segment may have waited for it
+            // to be dropped, and a full disk for that.
+            let Ok(position) = written else { return self.core.after(state) };
             let Some(claim) = self.claim.take() else { return };
             state.insert(&claim, number, Content::Disk { position, record_len }, len);
             self.core.after(state);
