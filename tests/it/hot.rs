@@ -204,9 +204,8 @@ fn r13_a_small_reply_is_not_reached_by_what_happens_to_the_file_once_it_is_sent(
         for _ in 0..asked_before {
             assert_eq!(version_of(&client.get(&target, "").expect(200).body), 0);
         }
-        let sent = server.metric("bytes_sent");
         client.ask("GET", &target, "");
-        eventually(PATIENCE, || server.metric("bytes_sent") >= sent + SMALL as u64);
+        client.expect_waiting(SMALL);
         let file = File::options().write(true).open(fixture.at(&name)).expect("the file");
         file.write_all_at(&content(1, SMALL), 0).expect("a change");
         let reply = client.reply().expect(200);

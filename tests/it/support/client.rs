@@ -9,7 +9,7 @@ use std::path::Path;
 
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, SockaddrStorage, setsockopt, sockopt};
 
-use super::PATIENCE;
+use super::{PATIENCE, eventually};
 
 /// One connection.
 pub struct Client {
@@ -220,6 +220,16 @@ impl Client {
     #[track_caller]
     pub fn skip(&mut self, len: usize) {
         self.body(len);
+    }
+
+    /// Waits until a head and so many bytes of a body have come, and leaves them with the kernel.
+    #[track_caller]
+    pub fn expect_waiting(&self, len: usize) {
+        let mut bytes = vec![0; 4096 + len];
+        eventually(PATIENCE, || {
+            let come = self.stream.peek(&mut bytes).expect("bytes that wait");
+            bytes[..come].windows(4).position(|four| four == b"\r\n\r\n").is_some_and(|end| come >= end + 4 + len)
+        });
     }
 
     /// Drops the connection with a reset, as a client does that crashes or closes over unread bytes.
