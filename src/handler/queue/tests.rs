@@ -25,16 +25,10 @@ fn on_disk(dir: &std::path::Path) -> QueueConfig {
     QueueConfig { journal, journal_bytes: 1 << 20, item_len: 10_000, ..QueueConfig::default() }
 }
 
-/// The same queues as the next process finds them, as soon as the one before has let go.
+/// The same queues as the next process finds them.
 fn reopened(config: &QueueConfig, before: Queue) -> Queue {
     drop(before);
-    loop {
-        match Queue::new(config.clone()) {
-            Ok(queue) => return queue,
-            Err(error) if error.report().contains("in use") => thread::yield_now(),
-            Err(error) => panic!("{}", error.report()),
-        }
-    }
+    Queue::new(config.clone()).unwrap_or_else(|error| panic!("{}", error.report()))
 }
 
 fn text(text: impl Into<String>) -> Item {

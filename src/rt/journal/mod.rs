@@ -103,14 +103,14 @@ impl Journal {
     /// of later segments are replayed. Blocks, on reads of all the journal.
     ///
     /// # Errors
-    /// The folder is in use by another journal, of this process or another (`WouldBlock`); a segment is no file of a
-    /// journal (`InvalidData`); a call on the file system failed; no thread can be started.
+    /// The folder is in use by another journal, of this process or another, and still is half a second later (`WouldBlock`); a
+    /// segment is no file of a journal (`InvalidData`); a call on the file system failed; no thread can be started.
     pub fn open(dir: &Path, settings: Settings, replay: impl FnMut(Position, &[u8])) -> io::Result<Self> {
         let (segments, damage) = Segments::open(dir, settings, replay)?;
         Journal::start(segments, damage, settings)
     }
 
-    fn start(mut segments: Segments, damage: Vec<Damage>, settings: Settings) -> io::Result<Self> {
+    fn start(segments: Segments, damage: Vec<Damage>, settings: Settings) -> io::Result<Self> {
         let shared = Arc::new(Shared {
             line: Line::new(settings.waiting_len),
             bytes: AtomicU64::default(),
@@ -120,7 +120,10 @@ impl Journal {
         shared.note(&segments);
         let handle = Handle { shared: shared.clone(), damage, record_len: settings.record_len };
         std::thread::Builder::new().name("journal".to_owned()).spawn(move || {
+            let shared = shared;
             let _ending = line::Ending(&shared.line);
+            // Given up first, and with it the directory: who has waited for the end may open the journal again.
+            let mut segments = segments;
             while let Some(work) = shared.line.take() {
                 shared.work(&mut segments, work);
             }

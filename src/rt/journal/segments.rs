@@ -7,8 +7,10 @@ use std::iter::Peekable;
 use std::ops::Range;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
 
 use super::line::Appending;
@@ -17,6 +19,9 @@ use crate::proto::journal::{self, Corruption, Decoded, HEAD_LEN, MAGIC};
 
 /// How much of a segment is read at a time while it is replayed, in bytes.
 const READ_LEN: u64 = 64 << 10;
+
+/// How long a folder that is in use is waited for.
+const LOCK_PATIENCE: Duration = Duration::from_millis(500);
 
 /// The longest record that is read, in bytes. What was written obeyed the bound of its time, and its length has a checksum.
 const LONGEST_LEN: usize = 1 << 30;
@@ -326,18 +331,24 @@ impl Segments {
     }
 }
 
-/// Takes the folder for this journal alone.
+/// Takes the folder for this journal alone. One that was just dropped gives it up when its thread has written what was left.
 fn lock(dir: &Path) -> io::Result<Flock<File>> {
     let path = dir.join("lock");
     let file = OpenOptions::new().write(true).create(true).truncate(false).open(&path);
-    let file = file.map_err(|error| of_file(&path, error))?;
-    Flock::lock(file, FlockArg::LockExclusiveNonblock).map_err(|(_, errno)| match io::Error::from(errno) {
-        error if error.kind() == ErrorKind::WouldBlock => {
-            let text = format!("the journal {} is in use by another process or another route", dir.display());
-            io::Error::new(ErrorKind::WouldBlock, text)
+    let mut file = file.map_err(|error| of_file(&path, error))?;
+    let deadline = Instant::now() + LOCK_PATIENCE;
+    loop {
+        match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
+            Ok(locked) => return Ok(locked),
+            Err((unlocked, Errno::EWOULDBLOCK)) if Instant::now() < deadline => file = unlocked,
+            Err((_, Errno::EWOULDBLOCK)) => {
+                let text = format!("the journal {} is in use by another process or another route", dir.display());
+                return Err(io::Error::new(ErrorKind::WouldBlock, text));
+            }
+            Err((_, errno)) => return Err(of_file(&path, errno.into())),
         }
-        error => of_file(&path, error),
-    })
+        std::thread::sleep(LOCK_PATIENCE / 25);
+    }
 }
 
 /// How far a segment is what was written.
