@@ -176,6 +176,12 @@ impl Limits {
     pub const UPLOAD_TAKEOVER: Duration = Duration::from_secs(10);
     /// How long until a lock that was just given back is asked for again.
     pub const UPLOAD_LOCK_RETRY: Duration = Duration::from_millis(2);
+    /// Bytes of a topic's name, decoded; a longer one is answered 400.
+    pub const TOPIC_NAME_LEN: usize = 255;
+    /// The longest that a publisher may have subscribers wait before they come back; a longer time is answered 400.
+    pub const EVENT_RETRY: Duration = Duration::from_secs(24 * 60 * 60);
+    /// Bytes that an event's line of JSON may have beside its data: names, and escapes of a few characters.
+    pub const EVENT_LINE_SPARE: usize = 16 << 10;
     /// Topics of one subscription; more are answered 400.
     pub const SUBSCRIPTION_TOPICS: usize = 64;
     /// Lines of one body that are taken before others have their turn.
@@ -257,8 +263,11 @@ impl Limits {
     pub const QUEUE_LEASES: usize = 100;
     /// The least length of a segment of a queue's journal, in bytes.
     pub const QUEUE_SEGMENT_LEN_LEAST: u64 = 64 << 10;
-    /// What may wait to be written to a queue's journal, in bytes, unless one item is longer. It is in memory twice for a moment.
-    pub const QUEUE_WAITING_LEN: usize = 1 << 20;
+    /// Items that one record of a queue's journal says are done.
+    pub const QUEUE_DONE_AT_ONCE: usize = 1000;
+    /// What may wait to be written to a journal, in bytes, unless one record is longer: who has more to write waits. It is in memory
+    /// twice for a moment.
+    pub const JOURNAL_WAITING_LEN: usize = 1 << 20;
     /// How long a server that ends waits for the disk to take what is left.
     pub const JOURNAL_LAST_WRITE: Duration = Duration::from_secs(3);
     /// The longest that a consumer or a producer may ask to wait.

@@ -79,7 +79,7 @@ impl QueueConfig {
 
     /// What may wait to be written to the journal, in bytes.
     pub(crate) fn waiting_len(&self) -> usize {
-        Limits::QUEUE_WAITING_LEN.max(2 * self.item_len)
+        Limits::JOURNAL_WAITING_LEN.max(2 * self.item_len)
     }
 
     /// What the pages of other sites may do here, once [`QueueConfig::check`] has let the origins through.

@@ -9,6 +9,7 @@ use bytes::Bytes;
 
 use super::record::{self, HEAD_LEN_MOST, Head};
 use crate::config::EventsConfig;
+use crate::limits::Limits;
 use crate::rt::journal::{self, Journal, Room, Settings, Written};
 
 /// How many segments a journal has when it is as long as it may be: one of them is what is given up at a time.
@@ -16,9 +17,6 @@ const SEGMENTS: u64 = 16;
 
 /// How many times as long as its data an event's lines may be: a line end each, of data that is nothing but line ends.
 const LINES_TO_DATA: usize = 8;
-
-/// Bytes that may wait to be written; more publishers wait.
-const WAITING: usize = 1 << 20;
 
 /// A journal of events.
 #[derive(Debug)]
@@ -38,7 +36,7 @@ impl Archive {
         let settings = Settings {
             segment_len: config.journal_bytes / SEGMENTS,
             record_len: HEAD_LEN_MOST + LINES_TO_DATA * config.event_len,
-            waiting_len: WAITING,
+            waiting_len: Limits::JOURNAL_WAITING_LEN,
             sync: config.journal_sync,
         };
         let mut ages = Ages::default();

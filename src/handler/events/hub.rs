@@ -12,7 +12,6 @@ use std::collections::HashMap;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use super::TOPIC_LEN;
 use super::archive::Archive;
 use super::history::{Bounds, Kept};
 use super::message::Message;
@@ -23,6 +22,7 @@ use super::topic::Topic;
 use crate::config::EventsConfig;
 use crate::error::Error;
 use crate::http::{Budget, Framed, Share};
+use crate::limits::Limits;
 use crate::proto::sse::{self, Event};
 use crate::rt::journal::Written;
 
@@ -321,10 +321,11 @@ fn head(topic: &Topic, position: Position, at_ms: u64, id: Option<String>, key: 
 
 /// Whether a topic can have this name.
 fn check_topic_name(name: &str) -> Result<(), Refusal> {
+    const LONGEST: usize = Limits::TOPIC_NAME_LEN;
     let wrong = |why: &str| Err(Refusal::Malformed(format!("the topic's name {why}")));
     match name {
         "" => wrong("is empty"),
-        _ if name.len() > TOPIC_LEN => wrong(&format!("is longer than {TOPIC_LEN} bytes")),
+        _ if name.len() > LONGEST => wrong(&format!("is longer than {LONGEST} bytes")),
         _ if name.chars().any(char::is_control) => wrong("has a control character in it"),
         // By its path it could not be named.
         _ if name.split('/').any(|segment| matches!(segment, "" | "." | "..")) => wrong("has an empty segment in it"),

@@ -7,11 +7,9 @@ use serde_json::Value;
 
 use super::position::EARLIEST;
 use super::refusal::Refusal;
+use crate::limits::Limits;
 use crate::proto::fields::Fields;
 use crate::proto::{query, signed_url, sse};
-
-/// The longest time that clients may be told to wait.
-const RETRY_MOST: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// An event to publish.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -48,7 +46,9 @@ impl Message {
             return Err(Refusal::Malformed(what));
         }
         match self.retry {
-            Some(retry) if retry > RETRY_MOST => Err(Refusal::Malformed("the retry is longer than a day".into())),
+            Some(retry) if retry > Limits::EVENT_RETRY => {
+                Err(Refusal::Malformed("the retry is longer than a day".into()))
+            }
             _ => Ok(()),
         }
     }
@@ -194,7 +194,7 @@ mod tests {
                 assert!(matches!(message.check(9), Err(Refusal::Malformed(_))), "{message:?}");
             }
         }
-        let message = Message { retry: Some(RETRY_MOST + Duration::from_millis(1)), ..Message::default() };
+        let message = Message { retry: Some(Limits::EVENT_RETRY + Duration::from_millis(1)), ..Message::default() };
         assert!(matches!(message.check(9), Err(Refusal::Malformed(_))));
     }
 

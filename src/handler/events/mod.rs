@@ -48,9 +48,6 @@ use crate::proto::{query, signed_url, sse, target};
 pub use self::message::Message;
 pub use self::subscription::{Delivery, Subscription};
 
-/// The longest name of a topic, in bytes.
-const TOPIC_LEN: usize = 255;
-
 /// Topics of events, as a handler. Cloning clones the handle: all are the same topics.
 #[derive(Clone, Debug)]
 pub struct Events(Arc<Shared>);

@@ -18,9 +18,6 @@ use crate::limits::Limits;
 use crate::proto::ndjson::{self, LineTooLong, Lines};
 use crate::rt::yield_now;
 
-/// What a line of JSON may have beside its data, in bytes: names, escapes of a few characters.
-const LINE_SPARE: usize = 16 << 10;
-
 /// Answers a POST.
 pub(super) async fn post(desk: &Rc<Desk>, request: Request) -> Response {
     match single(desk, &request) {
@@ -109,7 +106,7 @@ struct Batch<'a> {
 impl Batch<'_> {
     async fn take(&mut self, mut request: Request) -> Result<(), Refusal> {
         let (rules, hub) = (&self.desk.shared.rules, &self.desk.shared.hub);
-        let line_len = rules.event_len + LINE_SPARE;
+        let line_len = rules.event_len + Limits::EVENT_LINE_SPARE;
         let _held = hub.room_for(self.topic, line_len, rules, self.desk.now_ms())?;
         let mut lines = Lines::new(line_len);
         let mut result = Ok(());

@@ -3,9 +3,11 @@
 use serde::{Deserialize, Serialize};
 
 use super::position::Position;
+use crate::limits::Limits;
+use crate::proto::sse;
 
 /// What a record adds to the lines of its event at most, in bytes: names escaped to the longest that JSON makes of them.
-pub(super) const HEAD_LEN_MOST: usize = 6 * (2 * crate::proto::sse::NAME_LEN + super::TOPIC_LEN) + 256;
+pub(super) const HEAD_LEN_MOST: usize = 6 * (2 * sse::NAME_LEN + Limits::TOPIC_NAME_LEN) + 256;
 
 /// What the line of JSON says.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -77,7 +79,7 @@ mod tests {
     #[test]
     fn the_longest_names_fit() {
         let name = "\u{1}".repeat(crate::proto::sse::NAME_LEN);
-        let topic = "\u{7f}".repeat(super::super::TOPIC_LEN);
+        let topic = "\u{7f}".repeat(Limits::TOPIC_NAME_LEN);
         let (id, key) = (Some(name.clone()), Some(name));
         let head = Head { topic, epoch: u64::MAX, number: u64::MAX, at_ms: u64::MAX, id, key, is_end: true };
         assert!(encode(&head, b"").len() <= HEAD_LEN_MOST);

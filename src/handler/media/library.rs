@@ -154,16 +154,9 @@ fn kind_of(name: &[u8], content_type: &str) -> &'static str {
 
 #[cfg(test)]
 mod tests {
+    use super::super::listing::tests::{directory, file};
     use super::*;
     use proptest::prelude::*;
-
-    fn directory(name: &str) -> Entry {
-        Entry { name: name.into(), kind: EntryKind::Directory, len: 4096, modified: 0 }
-    }
-
-    fn file(name: impl Into<Vec<u8>>, len: u64) -> Entry {
-        Entry { name: name.into(), kind: EntryKind::File, len, modified: 784_111_777 }
-    }
 
     fn page(path: &[u8], entries: impl Into<Vec<Entry>>) -> String {
         let listing = Listing { entries: entries.into(), truncated: false };

@@ -185,16 +185,16 @@ fn civil(days: u64) -> (u64, u64, u64) {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
     use proptest::prelude::*;
     use std::time::{Duration, UNIX_EPOCH};
 
-    fn directory(name: &str) -> Entry {
+    pub fn directory(name: &str) -> Entry {
         Entry { name: name.into(), kind: EntryKind::Directory, len: 4096, modified: 0 }
     }
 
-    fn file(name: impl Into<Vec<u8>>, len: u64) -> Entry {
+    pub fn file(name: impl Into<Vec<u8>>, len: u64) -> Entry {
         Entry { name: name.into(), kind: EntryKind::File, len, modified: 784_111_777 }
     }
 

@@ -23,9 +23,6 @@ use crate::limits::Limits;
 use crate::rt::Runtime;
 use crate::rt::journal::{Journal, Position, Room, Settings, Written};
 
-/// How many items one record says are done.
-const DONE_AT_ONCE: usize = 1000;
-
 /// What outlives a change of the configuration.
 pub(super) struct Core {
     state: Mutex<State>,
@@ -237,7 +234,7 @@ impl Core {
             return;
         }
         state.is_telling = true;
-        let count = state.done.len().min(DONE_AT_ONCE);
+        let count = state.done.len().min(Limits::QUEUE_DONE_AT_ONCE);
         let numbers: Vec<u64> = state.done.drain(..count).collect();
         let record = record::of_done(&numbers);
         let (core, len) = (self.clone(), record.len());

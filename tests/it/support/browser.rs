@@ -9,7 +9,7 @@ use std::fs::{self, File};
 use std::io::{BufRead, BufReader};
 use std::path::Path;
 use std::process::{Command, Stdio};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -259,7 +259,7 @@ fn start_driver(chromedriver: &Path, profile: &Fixture) -> (Process, String) {
             return (driver, format!("http://127.0.0.1:{port}"));
         }
         assert!(driver.ended().is_none() && Instant::now() < end, "chromedriver does not start");
-        std::thread::sleep(Duration::from_millis(20));
+        std::thread::sleep(LOOK);
     }
 }
 
