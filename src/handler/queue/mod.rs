@@ -28,8 +28,12 @@ mod state;
 use std::fmt;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::task::Poll;
+use std::time::Instant;
 
 use ::http::{Method, StatusCode};
+use futures_timer::Delay;
+use futures_util::FutureExt;
 
 use self::core::{Core, Delivery, Seat};
 use self::reply::Refusal;
@@ -111,8 +115,7 @@ impl Queue {
     pub async fn take(&self, name: &str) -> Result<Option<Item>, Error> {
         let mut seat = self.seat(name, Side::Consumer)?;
         loop {
-            let taken = std::future::poll_fn(|cx| seat.poll_take(false, cx, |_| ())).await;
-            let Some(mut delivery): Option<Delivery> = taken else { return Ok(None) };
+            let Some(mut delivery) = next_in(&mut seat).await else { return Ok(None) };
             let item = delivery.item().await.map_err(|error| Error::server("the item can't be read").because(error))?;
             if let Some((item, _)) = item {
                 delivery.sent(self.0.config.lease);
@@ -135,6 +138,27 @@ impl Queue {
             Err(_) => Err(Error::client("a queue's name is 1 to 255 bytes without control characters")),
         }
     }
+}
+
+/// Waits for an item, also for one whose lease runs out meanwhile; on any thread, so by a timer that is no worker's.
+async fn next_in(seat: &mut Seat) -> Option<Delivery> {
+    let mut alarm: Option<(Instant, Delay)> = None;
+    std::future::poll_fn(|cx| {
+        let mut expiry = None;
+        if let Poll::Ready(taken) = seat.poll_take(false, cx, |at| expiry = at) {
+            return Poll::Ready(taken);
+        }
+        if alarm.as_ref().map(|(at, _)| *at) != expiry {
+            alarm = expiry.map(|at| (at, Delay::new(at.saturating_duration_since(core::now()))));
+        }
+        if alarm.as_mut().is_some_and(|(_, delay)| delay.poll_unpin(cx).is_ready()) {
+            alarm = None;
+            // A worker's time stands still within a turn.
+            cx.waker().wake_by_ref();
+        }
+        Poll::Pending
+    })
+    .await
 }
 
 impl fmt::Debug for Queue {

@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::pin::{Pin, pin};
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::mpsc;
 use std::task::{Context, Poll, Wake, Waker};
 use std::thread;
 use std::time::Duration;
@@ -11,6 +12,7 @@ use super::*;
 use crate::rt::testing::block_on;
 
 const NAME: &str = "work";
+const PATIENCE: Duration = Duration::from_secs(10);
 
 fn queue(config: QueueConfig) -> Queue {
     Queue::new(config).unwrap()
@@ -418,6 +420,17 @@ fn larger_bounds_wake_who_waits_for_them() {
     let held = Polled::new(before.push(NAME, text("b")));
     before.reconfigured(QueueConfig { queue_items: 2, ..config }).unwrap().apply();
     assert_eq!(held.woken(), 1, "there is room, and nobody is told");
+}
+
+#[test]
+fn who_takes_in_code_is_woken_by_a_lease_that_runs_out() {
+    let queue = queue(QueueConfig::default());
+    push(&queue, "a");
+    let (_, _lease) = lease(&queue, Duration::from_millis(20));
+    let (told, taken) = mpsc::channel();
+    let taker = queue.clone();
+    thread::spawn(move || told.send(take(&taker)));
+    assert_eq!(taken.recv_timeout(PATIENCE).as_deref(), Ok("a"));
 }
 
 /// The end does not wait for leases, so that a consumer may acknowledge all that it got behind it.
