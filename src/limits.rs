@@ -182,6 +182,8 @@ impl Limits {
     pub const EVENT_RETRY: Duration = Duration::from_secs(24 * 60 * 60);
     /// Bytes that an event's line of JSON may have beside its data: names, and escapes of a few characters.
     pub const EVENT_LINE_SPARE: usize = 16 << 10;
+    /// Epochs of a topic's count whose positions are known; of an earlier one it is told that nobody knows what was lost.
+    pub const TOPIC_EPOCHS: usize = 16;
     /// Topics of one subscription; more are answered 400.
     pub const SUBSCRIPTION_TOPICS: usize = 64;
     /// Lines of one body that are taken before others have their turn.

@@ -7,10 +7,10 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
 
-use super::record::{self, HEAD_LEN_MOST, Head};
+use super::record::{self, HEAD_LEN_MOST, NewEpoch, Record};
 use crate::config::EventsConfig;
 use crate::limits::Limits;
-use crate::rt::journal::{self, Journal, Room, Settings, Written};
+use crate::rt::journal::{self, Doubt, Journal, Room, Settings, Written};
 
 /// How many segments a journal has when it is as long as it may be: one of them is what is given up at a time.
 const SEGMENTS: u64 = 16;
@@ -32,7 +32,7 @@ struct Ages(VecDeque<(u64, u64)>);
 
 impl Archive {
     /// Opens the journal, and hands all that is in it to `replay`.
-    pub fn open(dir: &Path, config: &EventsConfig, mut replay: impl FnMut(Head, &[u8])) -> io::Result<Self> {
+    pub fn open(dir: &Path, config: &EventsConfig, mut replay: impl FnMut(Record<'_>)) -> io::Result<Self> {
         let settings = Settings {
             segment_len: config.journal_bytes / SEGMENTS,
             record_len: HEAD_LEN_MOST + LINES_TO_DATA * config.event_len,
@@ -41,13 +41,34 @@ impl Archive {
         };
         let mut ages = Ages::default();
         let journal = Journal::open(dir, settings, |position, bytes| match record::decode(bytes) {
-            Some((head, lines)) => {
-                ages.note(position.segment, head.at_ms);
-                replay(head, lines);
+            Some(record) => {
+                if let Record::Event(head, _) = &record {
+                    ages.note(position.segment, head.at_ms);
+                }
+                replay(record);
             }
             None => tracing::warn!(?position, "a record of the journal is no event, and is passed over"),
         })?;
         Ok(Archive { journal, bytes: config.journal_bytes, ages: Arc::new(Mutex::new(ages)) })
+    }
+
+    /// What may be gone of what subscribers had.
+    pub fn doubt(&self) -> Doubt {
+        self.journal.doubt()
+    }
+
+    /// Writes that an epoch has begun for all topics, and with it that there is no doubt any more. If that fails, the next opening is in
+    /// doubt again; and events of an epoch that is not in the journal begin their topic anew.
+    pub fn append_new_epoch(&self, begun: &NewEpoch) {
+        let journal = self.journal.clone();
+        let record = record::encode_new_epoch(begun).into();
+        // Its bound is that there is one.
+        drop(self.journal.append_beside(record, move |written| {
+            let noted = written.map(drop).map_err(|error| error.to_string());
+            if let Err(error) = noted.and_then(|()| journal.note_no_doubt().map_err(|error| error.to_string())) {
+                tracing::warn!(error, "that events may be lost can't be noted in their journal");
+            }
+        }));
     }
 
     /// Room for a record, as soon as there is some.

@@ -16,7 +16,7 @@ use super::archive::Archive;
 use super::history::{Bounds, Kept};
 use super::message::Message;
 use super::position::Position;
-use super::record::{self, HEAD_LEN_MOST, Head};
+use super::record::{self, HEAD_LEN_MOST, Head, NewEpoch, Record};
 use super::refusal::Refusal;
 use super::topic::Topic;
 use crate::config::EventsConfig;
@@ -24,7 +24,7 @@ use crate::error::Error;
 use crate::http::{Budget, Framed, Share};
 use crate::limits::Limits;
 use crate::proto::sse::{self, Event};
-use crate::rt::journal::Written;
+use crate::rt::journal::{Doubt, Written};
 
 /// What an event takes in memory beside its lines, in bytes.
 const EVENT_BYTES: usize = 256;
@@ -95,10 +95,20 @@ impl Hub {
         };
         if let Some(dir) = &config.journal {
             let rules = Rules::of(config);
-            let archive = Archive::open(dir, config, |head, lines| hub.replay(&head, lines, &rules, now_ms));
-            let archive = archive.map_err(|error| {
+            let replay = |record: Record<'_>| match record {
+                Record::Event(head, lines) => hub.replay(&head, lines, &rules, now_ms),
+                Record::NewEpoch(begun) => hub.lock().begin_epoch(&begun),
+            };
+            let archive = Archive::open(dir, config, replay).map_err(|error| {
                 Error::operator(format!("journal: `{}` can't be used", dir.display())).because(error)
             })?;
+            if archive.doubt() != Doubt::None {
+                let mut topics = hub.lock();
+                let is_past_unknown = archive.doubt() == Doubt::Anywhere;
+                let begun = NewEpoch { epoch: topics.next_epoch(now_ms), is_past_unknown };
+                topics.begin_epoch(&begun);
+                archive.append_new_epoch(&begun);
+            }
             hub.archive = Some(archive);
         }
         Ok(hub)
@@ -130,8 +140,7 @@ impl Hub {
                 return Err(Refusal::Topics);
             }
         }
-        // Microseconds, so that two counts that begin in the same millisecond are told apart, also after a restart.
-        let epoch = (now_ms * 1000).max(topics.epoch + 1);
+        let epoch = topics.next_epoch(now_ms);
         Ok(topics.add(name, epoch, 1))
     }
 
@@ -278,6 +287,18 @@ impl Begun {
 }
 
 impl Topics {
+    /// One that is later than all before. In microseconds, so that two counts that begin in the same millisecond are told apart, also
+    /// after a restart.
+    fn next_epoch(&self, now_ms: u64) -> u64 {
+        (now_ms * 1000).max(self.epoch + 1)
+    }
+
+    /// Subscribers may have had events that are not in the journal any more, and their numbers will be those of others.
+    fn begin_epoch(&mut self, begun: &NewEpoch) {
+        self.epoch = self.epoch.max(begun.epoch);
+        self.by_name.values().for_each(|topic| topic.begin_epoch(begun));
+    }
+
     fn add(&mut self, name: &str, epoch: u64, first: u64) -> Arc<Topic> {
         self.epoch = self.epoch.max(epoch);
         let name: Arc<str> = name.into();

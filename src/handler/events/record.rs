@@ -37,18 +37,47 @@ impl Head {
     }
 }
 
+/// All topics go on with their counts under another epoch: events may be gone that subscribers had.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct NewEpoch {
+    #[serde(rename = "epoch")]
+    pub epoch: u64,
+    /// They may be any, and not the last ones.
+    #[serde(rename = "broken", default, skip_serializing_if = "std::ops::Not::not")]
+    pub is_past_unknown: bool,
+}
+
+/// What a record says.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Record<'a> {
+    /// An event, and its lines.
+    Event(Head, &'a [u8]),
+    NewEpoch(NewEpoch),
+}
+
 /// The record of an event with these lines.
 pub(super) fn encode(head: &Head, lines: &[u8]) -> Vec<u8> {
+    with_lines(head, lines)
+}
+
+/// The record of another epoch.
+pub(super) fn encode_new_epoch(begun: &NewEpoch) -> Vec<u8> {
+    with_lines(begun, b"")
+}
+
+fn with_lines(head: &impl Serialize, lines: &[u8]) -> Vec<u8> {
     let mut record = serde_json::to_vec(head).expect("plain strings and numbers");
     record.push(b'\n');
     record.extend_from_slice(lines);
     record
 }
 
-/// What a record says, and its event's lines; `None` if it is none of ours.
-pub(super) fn decode(record: &[u8]) -> Option<(Head, &[u8])> {
+/// What a record says; `None` if it is none of ours.
+pub(super) fn decode(record: &[u8]) -> Option<Record<'_>> {
     let end = memchr::memchr(b'\n', record)?;
-    Some((serde_json::from_slice(&record[..end]).ok()?, &record[end + 1..]))
+    let (head, lines) = (&record[..end], &record[end + 1..]);
+    let event = serde_json::from_slice(head).map(|head| Record::Event(head, lines));
+    event.or_else(|_| serde_json::from_slice(head).map(Record::NewEpoch)).ok()
 }
 
 #[cfg(test)]
@@ -67,7 +96,14 @@ mod tests {
             let head = Head { topic, epoch, number, at_ms, id, key, is_end };
             let record = encode(&head, &lines);
             prop_assert!(record.len() <= HEAD_LEN_MOST + lines.len());
-            prop_assert_eq!(decode(&record), Some((head, &lines[..])));
+            prop_assert_eq!(decode(&record), Some(Record::Event(head, &lines[..])));
+        }
+
+        #[test]
+        fn another_epoch_is_read_back(epoch: u64, is_past_unknown: bool) {
+            let begun = NewEpoch { epoch, is_past_unknown };
+            let record = encode_new_epoch(&begun);
+            prop_assert_eq!(decode(&record), Some(Record::NewEpoch(begun)));
         }
 
         #[test]

@@ -115,6 +115,64 @@ fn s3_what_was_replaced_is_not_told_as_lost_to_who_comes_back() {
     assert_eq!(got.len(), 1, "{got:?}");
 }
 
+/// What comes to one that has seen this.
+fn behind(topic: &Topic, id: &str) -> Vec<Delivery> {
+    let mut subscription = topic.subscribe(Some(id)).unwrap();
+    std::iter::from_fn(|| next(&mut subscription)).collect()
+}
+
+fn data(delivery: &Delivery) -> &str {
+    match delivery {
+        Delivery::Event { data, .. } => data,
+        Delivery::Lost(_) => "lost",
+    }
+}
+
+#[test]
+fn s3_what_a_power_cut_or_damage_takes_is_told_and_its_ids_are_not_given_again() {
+    let dir = tempfile::tempdir().unwrap();
+    let journal = dir.path().join("journal");
+    let config = EventsConfig { journal: Some(journal.clone()), ..EventsConfig::default() };
+    let events = || Events::new(config.clone()).unwrap();
+    let publish = |topic: &Topic, text: &str| block_on(topic.publish(Message::new(text))).unwrap();
+    let segment = journal.join("0000000000000001.log");
+    let (before, ids) = {
+        let topic = events().topic("a").unwrap();
+        let one = publish(&topic, "1");
+        let before = std::fs::read(&segment).unwrap();
+        (before, [one, publish(&topic, "2"), publish(&topic, "3")])
+    };
+    // The power took two of them.
+    std::fs::write(&segment, before).unwrap();
+    std::fs::write(journal.join("boot"), "another").unwrap();
+    let new = {
+        let topic = events().topic("a").unwrap();
+        assert_eq!(behind(&topic, &ids[2]), [Delivery::Lost(None)], "it is ahead");
+        let new = ["4", "5", "6"].map(|text| publish(&topic, text));
+        assert!(new.iter().all(|id| !ids.contains(id)), "{new:?} {ids:?}");
+        new
+    };
+    // The next process knows it, too.
+    let topic = events().topic("a").unwrap();
+    for (id, expected) in [(&ids[0], vec!["4", "5", "6"]), (&ids[1], vec!["lost", "4", "5", "6"]), (&new[1], vec!["6"])]
+    {
+        assert_eq!(behind(&topic, id).iter().map(data).collect::<Vec<_>>(), expected, "behind {id}");
+    }
+    drop(topic);
+    // A flipped bit in the fourth: what is behind it is gone, and of no earlier id is known what it has missed.
+    let mut bytes = std::fs::read(&segment).unwrap();
+    let at = bytes.windows(8).position(|found| found == b"data: 4\n").expect("the event's line");
+    bytes[at + 6] ^= 1;
+    std::fs::write(&segment, bytes).unwrap();
+    for opening in ["first", "second"] {
+        let topic = events().topic("a").unwrap();
+        for id in ids.iter().chain(&new) {
+            let got = behind(&topic, id);
+            assert_eq!(got.iter().map(data).collect::<Vec<_>>(), ["lost", "1"], "behind {id}, {opening} opening");
+        }
+    }
+}
+
 #[test]
 fn a_subscriber_that_comes_while_the_last_one_leaves_is_in_the_topic() {
     let events = Events::new(EventsConfig::default()).unwrap();

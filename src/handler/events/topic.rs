@@ -5,7 +5,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::history::{Bounds, History, Kept, Read};
 use super::position::{Position, Seen};
+use super::record::NewEpoch;
 use crate::http::Framed;
+use crate::limits::Limits;
 use crate::rt::signal::Signal;
 
 /// A topic, as all workers share it.
@@ -23,6 +25,8 @@ pub(super) struct Topic {
 #[derive(Debug)]
 struct State {
     epoch: u64,
+    /// Those whose count goes on in this one, the oldest first.
+    earlier: Vec<Earlier>,
     history: History,
     /// The number of the event that is handed over next: events on their way to the journal have theirs already.
     handed: u64,
@@ -30,6 +34,14 @@ struct State {
     is_closed: bool,
     /// When the last event came, in milliseconds since 1970.
     changed_ms: u64,
+}
+
+/// An epoch that ended because events may have been lost that subscribers had: of those, the ids are not used again.
+#[derive(Clone, Copy, Debug)]
+struct Earlier {
+    epoch: u64,
+    /// The number behind its last event that is known.
+    end: u64,
 }
 
 /// Why a subscriber is not sent what it expects.
@@ -66,7 +78,7 @@ impl Topic {
     /// The same, of which the events before this number are gone.
     pub fn from(name: Arc<str>, epoch: u64, first: u64) -> Self {
         let history = History::new(first);
-        let state = State { epoch, history, handed: first, is_closed: false, changed_ms: 0 };
+        let state = State { epoch, earlier: Vec::new(), history, handed: first, is_closed: false, changed_ms: 0 };
         Topic {
             name,
             order: Mutex::default(),
@@ -87,6 +99,20 @@ impl Topic {
         let number = state.handed;
         state.handed += 1;
         Position { epoch: state.epoch, number }
+    }
+
+    /// Goes on with its count under another epoch: a position beyond what is known now is not taken for that of an event to come.
+    pub fn begin_epoch(&self, begun: &NewEpoch) {
+        let mut state = self.lock();
+        let ended = Earlier { epoch: state.epoch, end: state.handed };
+        state.epoch = begun.epoch;
+        if begun.is_past_unknown {
+            state.earlier.clear();
+        } else {
+            state.earlier.push(ended);
+            let spare = state.earlier.len().saturating_sub(Limits::TOPIC_EPOCHS);
+            state.earlier.drain(..spare);
+        }
     }
 
     /// Keeps an event, and opens the topic again if it was closed; its subscribers are told by [`Topic::changed`].
@@ -160,19 +186,22 @@ impl Topic {
         match seen {
             Seen::Nothing => (next, None),
             Seen::NothingYet => (history_first, None),
-            Seen::Positions(positions, id) => match positions.get(index) {
-                Some(seen) if seen.epoch == state.epoch && seen.number >= next => (next, Some(Loss::Ahead)),
-                Some(seen) if seen.epoch == state.epoch => {
-                    let lost = state.history.left().saturating_sub(seen.number + 1);
-                    let next = state.history.left().max(seen.number + 1);
-                    (next, (lost > 0).then_some(Loss::Gone(lost)))
+            Seen::Positions(positions, id) => {
+                let known = positions.get(index).and_then(|seen| Some((seen.number, state.end_of(seen.epoch)?)));
+                let left = state.history.left();
+                match known {
+                    Some((number, end)) if number >= end => (end.max(left), Some(Loss::Ahead)),
+                    Some((number, _)) => {
+                        let lost = left.saturating_sub(number + 1);
+                        (left.max(number + 1), (lost > 0).then_some(Loss::Gone(lost)))
+                    }
+                    // A publisher's own id may look like a position.
+                    None => match state.history.find(id) {
+                        Some(number) => (number + 1, None),
+                        None => (history_first, Some(Loss::Unknown)),
+                    },
                 }
-                // A publisher's own id may look like a position.
-                _ => match state.history.find(id) {
-                    Some(number) => (number + 1, None),
-                    None => (history_first, Some(Loss::Unknown)),
-                },
-            },
+            }
             Seen::Id(id) => match state.history.find(id) {
                 Some(number) => (number + 1, None),
                 None => (history_first, Some(Loss::Unknown)),
@@ -198,6 +227,14 @@ impl Topic {
 
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl State {
+    /// The number behind the last event of an epoch, if the epoch is known.
+    fn end_of(&self, epoch: u64) -> Option<u64> {
+        let earlier = || self.earlier.iter().find(|earlier| earlier.epoch == epoch).map(|earlier| earlier.end);
+        if epoch == self.epoch { Some(self.history.next()) } else { earlier() }
     }
 }
 
@@ -240,6 +277,52 @@ mod tests {
         check(&topic, "id-5", (6, None));
         check(&topic, "id-1", (3, Some(Loss::Unknown)));
         check(&topic, "7-3.7-3", (3, Some(Loss::Unknown)));
+    }
+
+    #[test]
+    fn s3_an_id_of_an_event_that_the_power_took_is_told_from_the_one_in_its_place() {
+        let topic = topic(5);
+        topic.begin_epoch(&NewEpoch { epoch: 9, is_past_unknown: false });
+        let keep = |number| {
+            assert_eq!(topic.hand_out(), Position { epoch: 9, number });
+            let kept = Kept { number, at_ms: 0, lines: Framed::new(b"x"), id_line_len: 0, id: None, key: None };
+            topic.keep(kept, &BOUNDS);
+        };
+        check(&topic, "7-5", (6, None));
+        check(&topic, "7-6", (6, Some(Loss::Ahead)));
+        keep(6);
+        keep(7);
+        check(&topic, "7-5", (6, None));
+        check(&topic, "7-6", (6, Some(Loss::Ahead)));
+        check(&topic, "9-6", (7, None));
+        check(&topic, "9-5", (6, None));
+        check(&topic, "9-8", (8, Some(Loss::Ahead)));
+        check(&topic, "7-3", (5, Some(Loss::Gone(1))));
+        keep(8);
+        keep(9);
+        // What came in its place has left the history, too.
+        check(&topic, "7-6", (7, Some(Loss::Ahead)));
+        topic.begin_epoch(&NewEpoch { epoch: 11, is_past_unknown: false });
+        check(&topic, "7-5", (7, Some(Loss::Gone(1))));
+        check(&topic, "9-9", (10, None));
+        check(&topic, "9-10", (10, Some(Loss::Ahead)));
+        topic.begin_epoch(&NewEpoch { epoch: 12, is_past_unknown: true });
+        for id in ["7-5", "9-9", "11-9"] {
+            check(&topic, id, (7, Some(Loss::Unknown)));
+        }
+        check(&topic, "12-9".replace("12", "c").as_str(), (10, None));
+    }
+
+    #[test]
+    fn only_so_many_epochs_are_known() {
+        let topic = topic(1);
+        for epoch in 0..Limits::TOPIC_EPOCHS as u64 {
+            topic.begin_epoch(&NewEpoch { epoch: 8 + epoch, is_past_unknown: false });
+        }
+        check(&topic, "7-1", (2, None));
+        topic.begin_epoch(&NewEpoch { epoch: 99, is_past_unknown: false });
+        check(&topic, "7-1", (1, Some(Loss::Unknown)));
+        check(&topic, "8-1", (2, None));
     }
 
     #[test]

@@ -71,6 +71,17 @@ pub struct Damage {
     pub kept_in: PathBuf,
 }
 
+/// What may be gone of what a journal was given, without a trace.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Doubt {
+    /// Nothing.
+    None,
+    /// The last records: the machine was started anew since they were written, or nobody knows whether it was.
+    End,
+    /// Any records: there was [`Damage`], in this opening or an earlier one.
+    Anywhere,
+}
+
 /// Run on the journal's thread when its record is written, or is not going to be.
 type Commit = Box<dyn FnOnce(Result<Position, &io::Error>) + Send>;
 
@@ -82,6 +93,8 @@ pub struct Journal(Arc<Handle>);
 struct Handle {
     shared: Arc<Shared>,
     damage: Vec<Damage>,
+    doubt: Doubt,
+    dir: PathBuf,
     record_len: usize,
 }
 
@@ -118,7 +131,8 @@ impl Journal {
             end: AtomicU64::default(),
         });
         shared.note(&segments);
-        let handle = Handle { shared: shared.clone(), damage, record_len: settings.record_len };
+        let (doubt, dir) = (segments.doubt, segments.dir.clone());
+        let handle = Handle { shared: shared.clone(), damage, doubt, dir, record_len: settings.record_len };
         std::thread::Builder::new().name("journal".to_owned()).spawn(move || {
             let shared = shared;
             let _ending = line::Ending(&shared.line);
@@ -190,6 +204,20 @@ impl Journal {
     /// Bytes of all segments.
     pub fn bytes(&self) -> u64 {
         self.0.shared.bytes.load(Relaxed)
+    }
+
+    /// What may be gone of what was written, apart from what was removed. Still so with the next opening, unless
+    /// [`Journal::note_no_doubt`] is called.
+    pub fn doubt(&self) -> Doubt {
+        self.0.doubt
+    }
+
+    /// Notes in the journal's folder that its user has drawn the consequences of the doubt. Blocks, on a small write.
+    ///
+    /// # Errors
+    /// As writing a file.
+    pub fn note_no_doubt(&self) -> io::Result<()> {
+        segments::note_no_doubt(&self.0.dir)
     }
 
     /// What was lost when the journal was opened.

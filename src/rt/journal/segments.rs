@@ -14,7 +14,7 @@ use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
 
 use super::line::Appending;
-use super::{Damage, Position, Settings};
+use super::{Damage, Doubt, Position, Settings};
 use crate::proto::journal::{self, Corruption, Decoded, HEAD_LEN, MAGIC};
 
 /// How much of a segment is read at a time while it is replayed, in bytes.
@@ -26,12 +26,17 @@ const LOCK_PATIENCE: Duration = Duration::from_millis(500);
 /// The longest record that is read, in bytes. What was written obeyed the bound of its time, and its length has a checksum.
 const LONGEST_LEN: usize = 1 << 30;
 
+/// The file that says what may be gone of what was written: nothing, as long as it names the boot that the machine is in.
+const MARK: &str = "boot";
+/// What it says instead, where it may be anything.
+const DAMAGED: &[u8] = b"damaged";
+
 /// How bytes are brought to the disk; another one in tests, because no disk fails when it is asked to.
 pub(super) type Sync = fn(&File) -> io::Result<()>;
 
 /// All files of a journal.
 pub(super) struct Segments {
-    dir: PathBuf,
+    pub dir: PathBuf,
     settings: Settings,
     sync: Sync,
     /// The length of each segment, in bytes.
@@ -46,6 +51,8 @@ pub(super) struct Segments {
     buffer: Vec<u8>,
     /// The last write failed, which is logged once.
     failing: bool,
+    /// What may be gone of what was written.
+    pub doubt: Doubt,
     /// The directory is this journal's as long as this is open.
     _lock: Flock<File>,
 }
@@ -65,6 +72,7 @@ impl Segments {
     ) -> io::Result<(Self, Vec<Damage>)> {
         fs::create_dir_all(dir).map_err(|error| of_file(dir, error))?;
         let lock = lock(dir)?;
+        let doubt = doubt(dir);
         let mut segments = Segments {
             dir: dir.to_owned(),
             settings,
@@ -75,6 +83,7 @@ impl Segments {
             reading: None,
             buffer: Vec::new(),
             failing: false,
+            doubt,
             _lock: lock,
         };
         let numbers = segments.find()?;
@@ -82,6 +91,9 @@ impl Segments {
         for (index, number) in numbers.iter().enumerate() {
             let is_last = index + 1 == numbers.len();
             damage.extend(segments.recover(*number, is_last, &mut replay)?);
+        }
+        if !damage.is_empty() {
+            segments.doubt = Doubt::Anywhere;
         }
         Ok((segments, damage))
     }
@@ -164,6 +176,8 @@ impl Segments {
 
     /// Copies what lies behind the position into a file of its own. One that is there already is of an opening that was cut off.
     fn set_aside(&self, file: &File, position: Position) -> io::Result<PathBuf> {
+        // First, so that it is known when this is cut off, too.
+        fs::write(self.dir.join(MARK), DAMAGED)?;
         let path = self.dir.join(format!("{:016}-{}.damaged", position.segment, position.offset));
         let mut copy = File::create(&path)?;
         io::copy(&mut FromOffset { file, offset: position.offset }, &mut copy)?;
@@ -329,6 +343,29 @@ impl Segments {
     fn path(&self, number: u64) -> PathBuf {
         self.dir.join(format!("{number:016}.log"))
     }
+}
+
+/// What the mark in the folder says.
+fn doubt(dir: &Path) -> Doubt {
+    match fs::read(dir.join(MARK)).unwrap_or_default() {
+        mark if mark == DAMAGED => Doubt::Anywhere,
+        mark if !mark.is_empty() && mark == boot() => Doubt::None,
+        _ => Doubt::End,
+    }
+}
+
+/// Notes that there is no doubt any more, until the machine is started anew.
+///
+/// # Errors
+/// As writing a file: the doubt is still there with the next opening.
+pub(super) fn note_no_doubt(dir: &Path) -> io::Result<()> {
+    let path = dir.join(MARK);
+    fs::write(&path, boot()).map_err(|error| of_file(&path, error))
+}
+
+/// What names the machine's boot (random(4)); empty where that is not to be had, which is taken for another one each time.
+fn boot() -> Vec<u8> {
+    fs::read("/proc/sys/kernel/random/boot_id").unwrap_or_default()
 }
 
 /// Takes the folder for this journal alone. One that was just dropped gives it up when its thread has written what was left.

@@ -140,6 +140,35 @@ fn a_flipped_bit_sets_aside_what_is_behind_it_and_tells() {
 }
 
 #[test]
+fn what_may_be_gone_is_told_until_its_user_has_drawn_the_consequences() {
+    let (dir, path, bytes) = written(&["one", "two"]);
+    let opened = |expected: Doubt| {
+        let (journal, _) = reopen(dir.path(), SETTINGS);
+        assert_eq!(journal.doubt(), expected);
+        journal
+    };
+    ended(opened(Doubt::End));
+    let journal = opened(Doubt::End);
+    journal.note_no_doubt().unwrap();
+    ended(journal);
+    ended(opened(Doubt::None));
+    // Another boot.
+    fs::write(dir.path().join("boot"), "6c1a2a3e-0000-4000-8000-000000000000\n").unwrap();
+    ended(opened(Doubt::End));
+    fs::write(&path, &bytes[..bytes.len() - 1]).unwrap();
+    ended(opened(Doubt::End));
+    let mut changed = bytes.clone();
+    changed[MAGIC.len() + HEAD_LEN] ^= 1;
+    fs::write(&path, &changed).unwrap();
+    ended(opened(Doubt::Anywhere));
+    let journal = opened(Doubt::Anywhere);
+    assert!(journal.damage().is_empty(), "that was before");
+    journal.note_no_doubt().unwrap();
+    ended(journal);
+    ended(opened(Doubt::None));
+}
+
+#[test]
 fn damage_in_one_segment_spares_the_later_ones() {
     let dir = tempfile::tempdir().unwrap();
     let settings = Settings { segment_len: 40, ..SETTINGS };
