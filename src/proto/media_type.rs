@@ -24,13 +24,20 @@ fn by_ending(ending: &str) -> &'static str {
     set_right(ending).unwrap_or_else(|| mime_guess::from_ext(ending).first_raw().map_or(UNKNOWN, with_charset))
 }
 
-/// The types of documents that a browser runs scripts of (HTML, "navigating").
-const PAGES: [&str; 5] = ["text/html", "application/xhtml+xml", "image/svg+xml", "text/xml", "application/xml"];
+/// The types of documents that a browser runs scripts of, apart from what ends in `+xml`: HTML, what is XML by its type
+/// (WHATWG MIME Sniffing §4.6) or only to some browsers, and replies of several documents.
+const PAGES: [&str; 6] =
+    ["text/html", "text/xml", "application/xml", "text/xsl", "text/rdf", "multipart/x-mixed-replace"];
+
+/// Kinds of which a type may end in `+xml`: a pattern of all of them lets pages in.
+const XML_PAGES: [&str; 2] = ["application/xhtml+xml", "image/svg+xml"];
 
 /// Whether a browser runs the scripts of what is served with this Content-Type.
 pub fn is_page(content_type: &str) -> bool {
     let media_type = content_type.split(';').next().unwrap_or_default().trim_ascii();
+    let is_xml = media_type.len().checked_sub(4).and_then(|at| media_type.get(at..));
     PAGES.iter().any(|page| page.eq_ignore_ascii_case(media_type))
+        || is_xml.is_some_and(|end| end.eq_ignore_ascii_case("+xml"))
 }
 
 /// Whether files of names that match any of these patterns, and of types that match any of these, if there are any, can be served as
@@ -41,7 +48,8 @@ pub fn may_be_pages(name_patterns: &[String], types: &[String]) -> bool {
     let may_have = |pattern: &String| {
         ending(pattern).is_none_or(|ending| is_open(&ending) || is_page(of(format!("x.{ending}").as_bytes())))
     };
-    let may_be = |pattern: &String| PAGES.iter().any(|page| matches(pattern, page));
+    let may_be =
+        |pattern: &String| is_page(pattern) || PAGES.iter().chain(&XML_PAGES).any(|page| matches(pattern, page));
     (name_patterns.is_empty() || name_patterns.iter().any(may_have)) && (types.is_empty() || types.iter().any(may_be))
 }
 
@@ -316,6 +324,11 @@ mod tests {
             ("text/html; charset=utf-8", true),
             ("Image/SVG+xml", true),
             ("application/xml", true),
+            ("application/mathml+XML;a=b", true),
+            ("text/xsl", true),
+            ("+xml", true),
+            ("xml", false),
+            ("é+xm", false),
             ("text/plain", false),
             ("video/mp4", false),
         ] {
@@ -330,6 +343,8 @@ mod tests {
         check(&["*.ts", "a*"], &[], true);
         check(&["*.ht?l"], &[], true);
         check(&["*.SVG"], &[], true);
+        check(&["*.rdf"], &[], true);
+        check(&[], &["application/mathml+xml"], true);
         check(&["v1.2/*"], &[], true);
         check(&[], &["video/*"], false);
         check(&[], &["image/*"], true);

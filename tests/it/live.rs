@@ -726,6 +726,17 @@ fn pages_that_anybody_may_put_run_nothing() {
     assert_eq!(policy("", "a.html").as_deref(), Some("sandbox"));
     assert_eq!(policy("", "a.svg").as_deref(), Some("sandbox"));
     assert_eq!(policy("", "a.mp4"), None);
+    let server = serve(&folder, "");
+    let mut encoder = Encoder::begin(&server, "/live.html");
+    encoder.send(b"<script>alert(1)</script>");
+    for (fields, status) in [("", 200), ("Range: bytes=0-3\r\n", 206)] {
+        let mut reader = server.connect();
+        reader.ask("GET", "/live.html", fields);
+        let head = reader.head();
+        assert_eq!((head.status, head.field("Content-Security-Policy")), (status, Some("sandbox")));
+    }
+    assert_eq!(encoder.end(), 201);
+    server.stop();
     // Where no pages are taken, those that are there are the operator's own.
     assert_eq!(policy("name_patterns = [\"*.ts\", \"*.m3u8\"]", "a.html"), None);
 }

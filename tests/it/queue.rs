@@ -87,6 +87,7 @@ fn items_come_out_once_each_as_lines_or_as_they_came() {
     let reply = get(&server, "/q/work?max=1&as=raw").expect(200);
     assert_eq!((reply.field("Content-Type"), reply.field("Content-Length")), (Some("image/png"), Some("4")));
     assert_eq!(reply.body, b"\x89PNG");
+    assert_eq!(reply.field("Content-Security-Policy"), Some("sandbox"), "it may be somebody's page");
     get(&server, "/q/work?max=1&as=raw&wait=0").expect(204);
     assert_eq!(get(&server, "/q/work?wait=0").expect(200).body, b"");
     // Lines come in pieces of any length, with blank ones between them.

@@ -51,7 +51,7 @@ use crate::proto::cors::Cors;
 use crate::proto::http1::encode::ResponseHead;
 use crate::proto::pattern::Pattern;
 use crate::proto::range::{self, ByteRange, OfGrowing};
-use crate::proto::target;
+use crate::proto::{media_type, target};
 use crate::rt::fs::File;
 
 /// A folder of media that encoders put files into, as a handler.
@@ -303,8 +303,12 @@ impl Folder {
                 start
             }
         };
-        head.field("Content-Type", self.shared.types.of(live.path.as_bytes()).as_bytes());
+        let content_type = self.shared.types.of(live.path.as_bytes());
+        head.field("Content-Type", content_type.as_bytes());
         head.field("X-Content-Type-Options", b"nosniff");
+        if media_type::is_page(content_type) {
+            head.field("Content-Security-Policy", b"sandbox");
+        }
         head.field("Cache-Control", b"no-store");
         // Not that ranges are accepted, though they are: ffmpeg would look for what it needs at an end that has yet to come.
         let body = match wanted {

@@ -104,7 +104,8 @@ impl Consumer {
         let Some(sending) = sending else {
             return Ok(no_store(Response::new(StatusCode::NO_CONTENT)));
         };
-        let mut response = no_store(Response::new(StatusCode::OK));
+        // A producer's document is nobody's page here, whatever it says that it is.
+        let mut response = no_store(Response::new(StatusCode::OK)).field("Content-Security-Policy", "sandbox");
         let content_type = sending.rendering.content_type();
         if !content_type.is_empty() {
             response = response.field("Content-Type", content_type);
