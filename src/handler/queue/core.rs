@@ -13,6 +13,7 @@ use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use futures_util::future::BoxFuture;
 
 use super::item::{Item, LeaseMark};
 use super::record::{self, Record};
@@ -270,29 +271,6 @@ impl Core {
         }
     }
 
-    /// Copies an item to the end of the journal, so that its old segment can be dropped.
-    async fn copy_forward(self: &Arc<Self>, number: u64, queue: &Arc<str>) -> io::Result<()> {
-        let _copying = Copying(self.clone());
-        let Some(journal) = &self.journal else { return Ok(()) };
-        let Some(Content::Disk { position, .. }) = self.lock().content(queue, number) else { return Ok(()) };
-        let record = match journal.read(position).await {
-            Err(error) if is_lost(&error) => {
-                tracing::error!(queue = &**queue, %error, "an item is no longer in the journal as it was written; it is lost");
-                let mut state = self.lock();
-                state.finish(queue, number);
-                self.after(state);
-                return Ok(());
-            }
-            record => record?,
-        };
-        let room = journal.room(record.len()).await?;
-        let written = self.write_copy(number, queue, record, room);
-        match written {
-            Some(written) => written.await.map(drop),
-            None => Ok(()),
-        }
-    }
-
     fn write_copy(self: &Arc<Self>, number: u64, queue: &Arc<str>, record: Bytes, room: Room) -> Option<Written> {
         let mut state = self.lock();
         // That it is done is never written before its copy.
@@ -329,6 +307,31 @@ impl Core {
 
 /// Whoever copies forward; when it stops, another may.
 struct Copying(Arc<Core>);
+
+impl Copying {
+    /// Copies an item to the end of the journal, so that its old segment can be dropped.
+    async fn forward(self, number: u64, queue: Arc<str>) -> io::Result<()> {
+        let core = &self.0;
+        let Some(journal) = &core.journal else { return Ok(()) };
+        let Some(Content::Disk { position, .. }) = core.lock().content(&queue, number) else { return Ok(()) };
+        let record = match journal.read(position).await {
+            Err(error) if is_lost(&error) => {
+                tracing::error!(queue = &*queue, %error, "an item is no longer in the journal as it was written; it is lost");
+                let mut state = core.lock();
+                state.finish(&queue, number);
+                core.after(state);
+                return Ok(());
+            }
+            record => record?,
+        };
+        let room = journal.room(record.len()).await?;
+        let written = core.write_copy(number, &queue, record, room);
+        match written {
+            Some(written) => written.await.map(drop),
+            None => Ok(()),
+        }
+    }
+}
 
 impl Drop for Copying {
     fn drop(&mut self) {
@@ -378,15 +381,24 @@ pub(super) struct Seat {
 }
 
 impl Seat {
-    /// Waits for room for an item of this length, with its media type.
-    pub async fn claim(&mut self, len: usize, arrival: Arrival) -> io::Result<Claimed> {
+    /// Waits for room for an item of this length, with its media type. `copy` is given what makes room in the journal, which is
+    /// best done to its end whoever stops waiting.
+    pub async fn claim(
+        &mut self,
+        len: usize,
+        arrival: Arrival,
+        copy: impl AsyncFn(BoxFuture<'static, io::Result<()>>) -> io::Result<()>,
+    ) -> io::Result<Claimed> {
         loop {
             let give = std::future::poll_fn(|cx| {
                 self.core.lock().poll_claim(&self.queue, (len, arrival), &mut self.ticket, cx.waker())
             });
             match give.await {
                 Give::Claim(claim) => return Ok(Claimed { core: self.core.clone(), claim: Some(claim) }),
-                Give::Copy(number, queue) => self.core.copy_forward(number, &queue).await?,
+                Give::Copy(number, queue) => {
+                    let copying = Copying(self.core.clone());
+                    copy(Box::pin(copying.forward(number, queue))).await?;
+                }
             }
         }
     }
@@ -450,13 +462,13 @@ impl Claimed {
     /// Numbers and records follow each other in the same order, because the lock is held over both.
     fn write(mut self, item: Item, room: Room) -> Written {
         let core = self.core.clone();
+        let queue = self.claim.as_ref().map_or_else(|| Arc::from(""), |claim| claim.queue.clone());
+        let (record, len) = (record::of_item(&queue, &item), item.len());
+        let record_len = record.len();
         let mut state = core.lock();
         let number = state.number();
-        let queue = self.claim.as_ref().map_or_else(|| Arc::from(""), |claim| claim.queue.clone());
-        let (record, len) = (record::of_item(number, &queue, &item), item.len());
-        let record_len = record.len();
         state.ledger.begin();
-        room.append_then(record, move |written| {
+        room.append_then(record.numbered(number), move |written| {
             let mut state = self.core.lock();
             state.ledger.landed(written, record_len);
             // An item that is not written gives its room back, by the claim that is dropped. The last segment may have waited for it
@@ -633,6 +645,11 @@ pub(super) fn now() -> Instant {
 
 #[cfg(test)]
 mod tests {
+    use std::cell::RefCell;
+    use std::pin::pin;
+
+    use futures_util::FutureExt;
+
     use super::*;
     use crate::rt::testing::block_on;
 
@@ -645,7 +662,14 @@ mod tests {
         let name: Arc<str> = Arc::from("work");
         let item = || Item::new("text/plain", "once").unwrap();
         let mut seat = core.join(&name, Side::Producer).unwrap();
-        block_on(async { seat.claim(item().len(), Arrival::InHand).await.unwrap().put(item()).await.unwrap() });
+        block_on(async {
+            seat.claim(item().len(), Arrival::InHand, async |copying| copying.await)
+                .await
+                .unwrap()
+                .put(item())
+                .await
+                .unwrap()
+        });
         drop(seat);
         let mut seat = core.join(&name, Side::Consumer).unwrap();
         let delivery = block_on(std::future::poll_fn(|cx| seat.poll_take(true, cx, |_| ()))).unwrap();
@@ -660,7 +684,7 @@ mod tests {
         let room = block_on(journal.room(100)).unwrap();
         let (answers, written) = core.write_acknowledged(&name, &[mark.id], room);
         assert!(answers[0].is_ok());
-        let bytes = record::of_item(number, &name, &item());
+        let bytes = record::of_item(&name, &item()).numbered(number);
         let room = block_on(journal.room(bytes.len())).unwrap();
         let copied = core.write_copy(number, &name, bytes, room);
         go.send(()).unwrap();
@@ -672,5 +696,68 @@ mod tests {
         drop((seat, journal, core));
         let again = Core::open(&config).unwrap();
         assert_eq!(again.depth(&name).items, 0, "an acknowledged item is back");
+    }
+
+    #[test]
+    fn what_makes_room_is_done_to_its_end_when_its_producer_leaves() {
+        let dir = tempfile::tempdir().unwrap();
+        let journal = Some(dir.path().join("journal"));
+        let config = QueueConfig { journal, journal_bytes: 1 << 20, item_len: 10_000, ..QueueConfig::default() };
+        let core = Core::open(&config).unwrap();
+        let (stays, goes): (Arc<str>, Arc<str>) = (Arc::from("stays"), Arc::from("goes"));
+        let item = || Item::new("text/plain", vec![b'x'; 9000]).unwrap();
+        let copies = RefCell::new(Vec::new());
+        let copy = async |copying: BoxFuture<'static, io::Result<()>>| {
+            copies.borrow_mut().push(copying);
+            std::future::pending().await
+        };
+        let claim = |queue: &Arc<str>| {
+            let mut seat = core.join(queue, Side::Producer).unwrap();
+            // Whoever does not wait is polled once.
+            let claimed = pin!(seat.claim(item().len(), Arrival::InHand, copy)).now_or_never()?;
+            block_on(claimed.unwrap().put(item())).ok()
+        };
+        claim(&stays).unwrap();
+        while claim(&goes).is_some() {
+            let mut seat = core.join(&goes, Side::Consumer).unwrap();
+            let delivery = block_on(std::future::poll_fn(|cx| seat.poll_take(false, cx, |_| ()))).unwrap();
+            delivery.sent(Duration::ZERO);
+            core.settle();
+        }
+        assert!(claim(&goes).is_none(), "room without a copy");
+        assert_eq!(copies.borrow().len(), 1, "one at a time");
+        let copying = copies.borrow_mut().pop().unwrap();
+        block_on(copying).unwrap();
+        claim(&goes).expect("room");
+    }
+
+    #[test]
+    fn what_is_acknowledged_while_it_is_sent_does_not_come_back() {
+        let dir = tempfile::tempdir().unwrap();
+        let config = QueueConfig { journal: Some(dir.path().join("journal")), ..QueueConfig::default() };
+        let core = Core::open(&config).unwrap();
+        let name: Arc<str> = Arc::from("work");
+        let item = Item::new("text/plain", "once").unwrap();
+        let mut seat = core.join(&name, Side::Producer).unwrap();
+        block_on(async {
+            let claimed = seat.claim(item.len(), Arrival::InHand, async |copying| copying.await).await;
+            claimed.unwrap().put(item).await.unwrap();
+        });
+        let mut consumer = core.join(&name, Side::Consumer).unwrap();
+        let delivery = block_on(std::future::poll_fn(|cx| consumer.poll_take(true, cx, |_| ()))).unwrap();
+        let journal = core.journal.clone().unwrap();
+        // The disk takes its time.
+        let (go, wait) = std::sync::mpsc::channel::<()>();
+        drop(journal.append_beside(record::of_end("other"), move |_| {
+            let _ = wait.recv();
+        }));
+        let room = block_on(journal.room(100)).unwrap();
+        let (_, written) = core.write_acknowledged(&name, &[delivery.mark().id], room);
+        delivery.sent(Duration::ZERO);
+        let mut cx = Context::from_waker(Waker::noop());
+        assert!(consumer.poll_take(true, &mut cx, |_| ()).is_pending(), "delivered again");
+        go.send(()).unwrap();
+        block_on(written.unwrap()).unwrap();
+        assert_eq!(core.depth(&name).items, 0);
     }
 }

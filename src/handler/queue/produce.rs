@@ -148,7 +148,9 @@ impl Producer {
     }
 
     async fn claim(&mut self, len: usize, arrival: Arrival) -> Result<Claimed, Refusal> {
-        match self.patience.race(self.wait, self.seat.claim(len, arrival)).await {
+        // Who does not wait leaves room for the next one all the same.
+        let copy = async |copying| self.worker.runtime.spawn(copying).lasting().await;
+        match self.patience.race(self.wait, self.seat.claim(len, arrival, copy)).await {
             Ok(claimed) => claimed.map_err(Refusal::unwritten),
             Err(Over::Late) => Err(Refusal::full()),
             Err(Over::Draining) => Err(Refusal::draining()),

@@ -27,11 +27,25 @@ pub(super) enum Record {
     End(Arc<str>),
 }
 
+/// An item's record, all but its number: whoever hands numbers out copies no item meanwhile.
+pub(super) struct Unnumbered(BytesMut);
+
+impl Unnumbered {
+    pub fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    pub fn numbered(mut self, number: u64) -> Bytes {
+        self.0[1..9].copy_from_slice(&number.to_le_bytes());
+        self.0.freeze()
+    }
+}
+
 /// An item's record.
-pub(super) fn of_item(number: u64, queue: &str, item: &Item) -> Bytes {
+pub(super) fn of_item(queue: &str, item: &Item) -> Unnumbered {
     let mut record = BytesMut::with_capacity(ITEM_OVERHEAD + item.len());
     record.put_u8(ITEM);
-    record.put_u64_le(number);
+    record.put_u64_le(0);
     record.put_u8(match item.form {
         Form::Json => 0,
         Form::Text => 1,
@@ -40,7 +54,7 @@ pub(super) fn of_item(number: u64, queue: &str, item: &Item) -> Bytes {
     put_short(&mut record, queue.as_bytes());
     put_short(&mut record, &item.content_type);
     record.put_slice(&item.data);
-    record.freeze()
+    Unnumbered(record)
 }
 
 /// That these are done.
@@ -120,7 +134,7 @@ mod tests {
             Item::new("", "").unwrap(),
             Item::new("a".repeat(255), "data").unwrap(),
         ] {
-            let bytes = of_item(u64::MAX - 1, &queue, &item);
+            let bytes = of_item(&queue, &item).numbered(u64::MAX - 1);
             assert!(bytes.len() <= ITEM_OVERHEAD + item.len());
             assert_eq!(parse(&bytes), Some(Record::Item { number: u64::MAX - 1, queue: queue.clone(), item }));
         }

@@ -240,7 +240,7 @@ impl State {
         }
     }
 
-    /// A producer or a consumer comes. A producer begins an ended stream anew.
+    /// A producer or a consumer comes.
     pub fn join(&mut self, queue: &Arc<str>, side: Side) -> Result<(), TooManyQueues> {
         let is_full = self.lanes.len() >= self.bounds.queues && !self.lanes.contains_key(queue);
         if is_full {
@@ -248,10 +248,7 @@ impl State {
         }
         let lane = self.lanes.entry(queue.clone()).or_default();
         match side {
-            Side::Producer => {
-                lane.producers += 1;
-                lane.has_ended = false;
-            }
+            Side::Producer => lane.producers += 1,
             Side::Consumer => lane.consumers += 1,
         }
         Ok(())
@@ -344,12 +341,13 @@ impl State {
         self.free(&claim.queue, claim.len, claim.weight);
     }
 
-    /// The claim becomes an item. The claim may have been made for a longer one.
+    /// The claim becomes an item, which begins an ended stream anew. The claim may have been made for a longer one.
     pub fn insert(&mut self, claim: &Claim, number: u64, content: Content, len: usize) {
         debug_assert!(len <= claim.len);
         self.ledger.unclaim(claim.disk);
         self.put_down_in(claim.carried);
         let Some(lane) = self.lanes.get_mut(&claim.queue) else { return };
+        lane.has_ended = false;
         lane.bytes -= (claim.len - len) as u64;
         self.stored -= claim.weight - content.weight();
         if let Content::Disk { position, record_len } = content {
@@ -449,6 +447,8 @@ impl State {
         let Some(lane) = self.lanes.get_mut(queue) else { return };
         let Some(out) = lane.out.get_mut(&number).filter(|out| out.stored.attempts == attempt) else { return };
         match until {
+            // Acknowledged before its last byte was sent: the journal is being told.
+            Some(_) if !out.is_leased => {}
             Some(until) => {
                 out.until = Some(until);
                 lane.expiry.insert((until, number));

@@ -423,6 +423,18 @@ fn larger_bounds_wake_who_waits_for_them() {
 }
 
 #[test]
+fn a_producer_that_puts_nothing_in_leaves_the_end_where_it_is() {
+    let queue = queue(QueueConfig::default());
+    push(&queue, "a");
+    block_on(queue.0.core.end(&Arc::from(NAME))).unwrap();
+    drop(queue.seat(NAME, Side::Producer).unwrap());
+    let mut seat = queue.seat(NAME, Side::Consumer).unwrap();
+    let mut next = || block_on(std::future::poll_fn(|cx| seat.poll_take(false, cx, |_| ())));
+    next().expect("an item").sent(Duration::ZERO);
+    assert!(next().is_none(), "its end");
+}
+
+#[test]
 fn who_takes_in_code_is_woken_by_a_lease_that_runs_out() {
     let queue = queue(QueueConfig::default());
     push(&queue, "a");
