@@ -682,7 +682,7 @@ fn t6_a_server_that_drains_ends_its_streams_in_order() {
         assert_eq!(subscriber.next(), None, "ended, not cut");
     }
     drop(subscribers);
-    server.stop();
+    server.ended();
 }
 
 #[test]

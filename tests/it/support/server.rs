@@ -397,6 +397,12 @@ impl Server {
     pub fn stop(mut self) {
         assert!(self.runs(), "the server has ended before it was asked to");
         self.signal(Signal::SIGTERM);
+        self.ended();
+    }
+
+    /// Waits for its end, which someone has asked for, and which has to be as [`Server::stop`] has it.
+    #[track_caller]
+    pub fn ended(mut self) {
         let status = self.wait();
         self.readers.drain(..).for_each(|reader| reader.join().expect("a reader"));
         assert_eq!(status.code(), Some(0), "the server ended with {status}");
