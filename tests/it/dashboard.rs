@@ -1,6 +1,6 @@
 //! The dashboard of the admin address: the stream of events as bytes, and the page in a browser.
 
-use std::net::SocketAddr;
+use std::net::{SocketAddr, TcpListener};
 
 use serde_json::{Value, json};
 
@@ -395,7 +395,9 @@ fn the_page_is_dark_or_light_as_its_reader_prefers_and_fits_a_phone() {
 fn the_page_says_that_the_server_is_gone_and_goes_on_when_it_is_back() {
     let Some(browser) = Browser::open() else { return };
     let fixture = Fixture::with(&[("clip.mp4", 100)]);
-    let server = Server::start(fixture.path());
+    let launch = |admin: &str| Launch::of(fixture.path()).arg("--admin").arg(admin);
+    // Of this address nobody else takes a port while the server is gone.
+    let server = launch("127.83.0.4:0").start();
     let admin = server.admin();
     let mut client = server.connect();
     (0..500).for_each(|_| drop(client.get("/clip.mp4", "").expect(200)));
@@ -407,7 +409,9 @@ fn the_page_says_that_the_server_is_gone_and_goes_on_when_it_is_back() {
     server.stop();
     browser.until("document.querySelector('#state').dataset.state == 'lost'");
     browser.screenshot("dashboard-lost");
-    let server = Launch::of(fixture.path()).arg("--admin").arg(admin.to_string()).start();
+    // The kernel closes what a ring holds after its process is gone.
+    eventually(PATIENCE, || TcpListener::bind(admin).is_ok());
+    let server = launch(&admin.to_string()).start();
     browser.until("document.querySelector('#state').dataset.state == 'live'");
     // It has kept what it had.
     browser.until(&format!("{points} > {before}"));

@@ -1,6 +1,7 @@
 //! Topics of events: what is published reaches every subscriber once and in order, or they are told what they have lost.
 
 use std::fs;
+use std::net::TcpListener;
 
 use nix::sys::signal::Signal;
 use serde_json::Value;
@@ -533,13 +534,21 @@ fn every_worker_s_subscribers_get_every_event_in_one_order() {
     server.stop();
 }
 
+/// A server at this address. Where it is to be started again, it is one of which nobody else takes a port meanwhile.
+#[track_caller]
+fn serve_at(address: &str, config: &str) -> Server {
+    Launch::routes().without_listen().arg("--listen").arg(address).config(config).start()
+}
+
 /// The same server again, at the same address.
-fn again(server: Server, config: &str, signal: Signal) -> Server {
+#[track_caller]
+fn again(mut server: Server, config: &str, signal: Signal) -> Server {
     let address = server.address();
-    let mut server = server;
     server.signal(signal);
     server.wait();
-    Launch::routes().without_listen().arg("--listen").arg(address.to_string()).config(config).start()
+    // The kernel takes a dead ring apart, and closes what it holds, after the process is gone.
+    eventually(PATIENCE, || TcpListener::bind(address).is_ok());
+    serve_at(&address.to_string(), config)
 }
 
 #[test]
@@ -548,7 +557,7 @@ fn s3_a_journal_outlives_a_server_that_is_killed() {
         let dir = Fixture::new();
         let journal = dir.at("journal");
         let config = route(&format!("journal = {journal:?}\njournal_sync = {sync}\nhistory_events = 100"));
-        let mut server = Launch::routes().config(&config).start();
+        let mut server = serve_at("127.83.0.2:0", &config);
         let mut published = Vec::new();
         for round in 0..4 {
             let mut client = server.connect();
@@ -771,7 +780,7 @@ fn s3_a_browser_s_eventsource_misses_nothing_across_a_restart_of_the_server() {
         route(&format!("journal = {:?}\nretry = \"200ms\"", dir.at("journal"))),
         site.path()
     );
-    let mut server = Launch::routes().config(&config).start();
+    let mut server = serve_at("127.83.0.3:0", &config);
     let address = server.address();
     browser.visit(&format!("http://{address}/"));
     browser.until("opened === 1");
