@@ -373,10 +373,9 @@ fn a_service_that_does_not_answer_is_502_or_504() {
     let mut client = server.connect();
     let unknown = "Whether this request may pass can't be told now.\n";
     check_refused(&client.get("/film.mp4", ""), 504, None, unknown);
-    let with_time = guarded(&fixture, &format!("request = \"http://{address}\""));
-    fs::write(server.config_path(), with_time).expect("a longer time");
-    server.signal(Signal::SIGHUP);
-    eventually(PATIENCE, || server.log().contains("read again"));
+    server.stop();
+    // With time enough to answer.
+    let server = serve(&fixture, &format!("request = \"http://{address}\""));
     let act = |act: Act, why: &str| {
         service.set(act);
         check_refused(&server.connect().get("/film.mp4", ""), 502, None, unknown);
