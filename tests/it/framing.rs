@@ -735,7 +735,7 @@ fn f11_a_head_that_is_not_whole_in_time_ends_the_connection() {
 #[test]
 fn f11_an_idle_connection_is_closed() {
     let fixture = fixture();
-    let server = Server::with_limits(fixture.path(), "idle_timeout = \"100ms\"");
+    let server = Server::with_limits(fixture.path(), "idle_timeout = \"500ms\"");
     server.connect().expect_close();
     let mut client = server.connect();
     client.get("/a.bin", "").expect(200);
@@ -785,7 +785,7 @@ fn f11_a_reader_below_the_minimum_rate_is_dropped_and_others_are_served() {
     let server = Server::with_limits(fixture.path(), "reply_min_rate = \"16MiB/s\"\nrate_grace = \"300ms\"");
     let mut others = server.connect();
     // Whatever the test asks for is open from now on.
-    for target in ["/a.bin", "/big.bin", "/large.bin"] {
+    for target in ["/a.bin", "/large.bin"] {
         others.request("HEAD", target, "").expect(200);
     }
     let descriptors = server.descriptors();
@@ -803,7 +803,8 @@ fn f11_a_reader_below_the_minimum_rate_is_dropped_and_others_are_served() {
         while server.metric("slow_clients_dropped") < dropped {
             // A few bytes at a time, which is less than what it has to take.
             assert_eq!(slow.body(5).len(), 5);
-            check_bytes(0, &others.get("/big.bin", "").expect(200).body);
+            // In one send: where this test is held up, the others are no slow readers.
+            check_bytes(0, &others.get("/a.bin", "").expect(200).body);
             assert!(Instant::now() < end, "a slow reader is served for ever");
         }
         // It can't take what it has for the whole.

@@ -328,9 +328,10 @@ fn a_playlist_is_replaced_whole_and_seen_at_once() {
     assert_eq!(server.connect().get("/show/live.m3u8", "").text(), "#EXTM3U\n# new\n");
 }
 
-/// A playlist of low latency: so many whole segments, and parts of the next.
+/// A playlist of low latency: so many whole segments, and parts of the next. What comes next is waited for longer than a test may
+/// take, which is three times its target duration.
 fn playlist(segments: u64, parts: u64) -> String {
-    let head = "#EXTM3U\n#EXT-X-TARGETDURATION:1\n#EXT-X-SERVER-CONTROL:CAN-BLOCK-RELOAD=YES,PART-HOLD-BACK=0.6\n\
+    let head = "#EXTM3U\n#EXT-X-TARGETDURATION:20\n#EXT-X-SERVER-CONTROL:CAN-BLOCK-RELOAD=YES,PART-HOLD-BACK=0.6\n\
                 #EXT-X-PART-INF:PART-TARGET=0.2\n";
     let whole = (0..segments).map(|n| format!("#EXTINF:1,\n{n}.m4s\n"));
     let parts =
@@ -371,7 +372,9 @@ fn a_reload_waits_for_the_part_that_it_names() {
     put(playlist(4, 0)).expect(204);
     next_segment.into_iter().for_each(|mut client| assert_eq!(client.reply().expect(200).text(), playlist(4, 0)));
     // Three target durations, and no news.
+    put(playlist(4, 0).replace("TARGETDURATION:20", "TARGETDURATION:1")).expect(204);
     server.connect().get("/a/live.m3u8?_HLS_msn=4", "").refuses(503, "STALLED");
+    put(playlist(4, 0)).expect(204);
     let mut last = server.connect();
     last.ask("GET", "/a/live.m3u8?_HLS_msn=5", "");
     put(playlist(4, 0) + "#EXT-X-ENDLIST\n").expect(204);
@@ -532,7 +535,7 @@ fn what_is_too_long_is_413_and_what_came_is_kept() {
 #[test]
 fn an_encoder_that_stalls_is_given_up() {
     let folder = Fixture::new();
-    let limits = "request_min_rate = \"1000B/s\"\nrate_grace = \"1s\"\n";
+    let limits = "request_min_rate = \"1000B/s\"\nrate_grace = \"3s\"\n";
     let config =
         format!("[limits]\n{limits}[[route]]\n[route.media]\nroot = \"{}\"\n[route.live]\n", folder.path().display());
     let server = Launch::routes().config(&config).start();

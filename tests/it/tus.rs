@@ -133,6 +133,16 @@ fn checksum(algorithm: &str, bytes: &[u8]) -> String {
     format!("Upload-Checksum: {algorithm} {digest}\r\n")
 }
 
+/// Makes it look as if nobody had gone on with an upload for so long, and tells since when.
+#[track_caller]
+fn age(uploads: &Uploads, location: &str, by: Duration) -> SystemTime {
+    let changed = SystemTime::now() - by;
+    for path in [uploads.part(location), uploads.record_path(location)] {
+        fs::File::options().append(true).open(path).expect("its files").set_modified(changed).expect("an age");
+    }
+    changed
+}
+
 /// A server without a choice: an upload of 1000 bytes of which 400 are there.
 #[track_caller]
 fn begun(tus: &mut Tus) -> String {
@@ -610,9 +620,10 @@ fn u4_what_had_reached_the_disk_before_a_reset_is_kept() {
 #[test]
 fn u4_an_upload_that_nobody_goes_on_with_is_swept_by_whichever_process() {
     let uploads = Uploads::new();
-    let server = uploads.serve("resumable_expiry = \"1s\"");
+    let server = uploads.serve("resumable_expiry = \"8s\"");
     let mut tus = Tus::of(&server);
     let location = begun(&mut tus);
+    age(&uploads, &location, Duration::from_secs(8));
     eventually(PATIENCE, || uploads.store().is_empty());
     tus.begin("HEAD", &location, "");
     tus.reply_to("HEAD").expect(404);
@@ -642,11 +653,7 @@ fn u4_upload_expires_is_when_it_would_be_swept() {
     let server = uploads.serve("resumable_expiry = \"1h\"");
     let mut tus = Tus::of(&server);
     let location = begun(&mut tus);
-    // Nobody has gone on with it for half an hour.
-    let changed = SystemTime::now() - Duration::from_secs(1800);
-    for path in [uploads.part(&location), uploads.record_path(&location)] {
-        fs::File::options().append(true).open(path).expect("its files").set_modified(changed).expect("an age");
-    }
+    let changed = age(&uploads, &location, Duration::from_secs(1800));
     let expires = |reply: &Reply| {
         httpdate::parse_http_date(reply.field("Upload-Expires").expect("a date")).expect("a date of HTTP")
     };

@@ -178,9 +178,13 @@ struct Outcome {
 }
 
 fn loadgen(path: &str, arguments: &[&str]) -> Outcome {
+    run(path, "10s", arguments)
+}
+
+fn run(path: &str, timeout: &str, arguments: &[&str]) -> Outcome {
     let url = format!("http://{}{path}", serve());
     let output = Command::new(env!("CARGO_BIN_EXE_loadgen"))
-        .args([&url, "--json", "--timeout", "1s"])
+        .args([&url, "--json", "--timeout", timeout])
         .args(arguments)
         .output()
         .unwrap();
@@ -189,8 +193,10 @@ fn loadgen(path: &str, arguments: &[&str]) -> Outcome {
     Outcome { code: output.status.code(), report }
 }
 
+const EVENTS: [&str; 5] = ["--subscribe", "--events", "5", "-c", "4"];
+
 fn events(path: &str, arguments: &[&str]) -> Outcome {
-    loadgen(path, &[&["--subscribe", "--events", "5", "-c", "4"], arguments].concat())
+    loadgen(path, &[&EVENTS[..], arguments].concat())
 }
 
 #[track_caller]
@@ -238,7 +244,7 @@ fn what_a_subscriber_has_not_had_or_had_otherwise_is_told() {
 
 #[test]
 fn a_closed_loop_gives_up_an_event_that_does_not_come() {
-    let outcome = events("/dropped", &[]);
+    let outcome = run("/dropped", "3s", &EVENTS);
     assert_eq!(outcome.report["errors"], json!({ "missing": 1, "timeout": 1 }));
     assert_eq!(outcome.report["deliveries"], 19);
 }
