@@ -45,6 +45,12 @@ impl Process {
     pub fn ended(&mut self) -> Option<ExitStatus> {
         self.0.try_wait().expect("a child")
     }
+
+    /// Types something, where its standard input is a pipe.
+    #[track_caller]
+    pub fn type_into(&mut self, keys: &str) {
+        self.0.stdin.as_mut().expect("a pipe").write_all(keys.as_bytes()).expect("it runs and reads");
+    }
 }
 
 impl Drop for Process {
