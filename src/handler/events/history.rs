@@ -140,6 +140,13 @@ impl History {
         self.trim(now_ms, bounds, subscribers);
     }
 
+    /// Goes on behind an event that can't be kept: it is gone, as all before it are.
+    pub fn pass_over(&mut self, number: u64) {
+        while self.give_up_oldest() {}
+        let next = self.next.max(number + 1);
+        (self.next, self.first, self.left) = (next, next, next);
+    }
+
     /// Gives up what is over the bounds now.
     pub fn trim(&mut self, now_ms: u64, bounds: &Bounds, subscribers: usize) {
         while let Some(entry) = self.entries.get(self.history_at) {

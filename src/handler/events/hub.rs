@@ -9,7 +9,7 @@
 //! So nobody is sent an event that a kill could take back, and the order is one for all.
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::archive::Archive;
@@ -29,11 +29,17 @@ use crate::rt::journal::{Doubt, Written};
 /// What an event takes in memory beside its lines, in bytes.
 const EVENT_BYTES: usize = 256;
 
+/// A look at all topics for events that are too old is worth it this often, in milliseconds: memory that is full is full for each event.
+const BETWEEN_SWEEPS_MS: u64 = 1000;
+const NEVER: u64 = u64::MAX;
+
 /// The topics, as all workers share them.
 #[derive(Debug)]
 pub(super) struct Hub {
     topics: Mutex<Topics>,
     memory: Budget,
+    /// When events that are too old were last given up everywhere, in milliseconds since 1970.
+    swept_ms: AtomicU64,
     subscribers: AtomicUsize,
     archive: Option<Archive>,
     /// The longest event that the journal was opened for.
@@ -89,17 +95,14 @@ impl Hub {
         let mut hub = Hub {
             topics: Mutex::default(),
             memory: Budget::new(config.memory),
+            swept_ms: AtomicU64::new(NEVER),
             subscribers: AtomicUsize::new(0),
             archive: None,
             event_len: config.event_len,
         };
         if let Some(dir) = &config.journal {
-            let rules = Rules::of(config);
-            let replay = |record: Record<'_>| match record {
-                Record::Event(head, lines) => hub.replay(&head, lines, &rules, now_ms),
-                Record::NewEpoch(begun) => hub.lock().begin_epoch(&begun),
-            };
-            let archive = Archive::open(dir, config, replay).map_err(|error| {
+            let mut replay = Replay { hub: &hub, rules: Rules::of(config), now_ms, is_full: false };
+            let archive = Archive::open(dir, config, |record| replay.record(record)).map_err(|error| {
                 Error::operator(format!("journal: `{}` can't be used", dir.display())).because(error)
             })?;
             if archive.doubt() != Doubt::None {
@@ -210,7 +213,7 @@ impl Hub {
     }
 
     /// Ends a topic, once that is written.
-    pub async fn close(&self, topic: &Arc<Topic>, now_ms: u64) -> Result<(), Refusal> {
+    pub async fn close(&self, topic: &Arc<Topic>, rules: &Rules, now_ms: u64) -> Result<(), Refusal> {
         let Some(archive) = &self.archive else {
             topic.close();
             return Ok(());
@@ -222,16 +225,21 @@ impl Hub {
             let closing = topic.clone();
             archive.append(room, record::encode(&head, b"").into(), now_ms, move || closing.close())
         };
+        archive.give_up_old(now_ms, rules.bounds.age_ms);
         written.await.map(drop).map_err(Refusal::of_journal)
     }
 
-    /// A share of the memory for so many bytes. Older events of the topic go for it, and in the last resort those of other topics
-    /// that are too old.
+    /// A share of the memory for so many bytes. Events that are too old go for it, of all topics but not each time, and then
+    /// older ones of this topic.
     pub fn room_for(&self, topic: &Topic, bytes: usize, rules: &Rules, now_ms: u64) -> Result<Share, Refusal> {
         if let Some(share) = self.memory.take(bytes) {
             return Ok(share);
         }
-        self.lock().by_name.values().for_each(|topic| topic.trim(now_ms, &rules.bounds));
+        let is_due = |last: u64| (last == NEVER || now_ms.saturating_sub(last) >= BETWEEN_SWEEPS_MS).then_some(now_ms);
+        if self.swept_ms.fetch_update(Ordering::Relaxed, Ordering::Relaxed, is_due).is_ok() {
+            self.lock().by_name.values().for_each(|topic| topic.trim(now_ms, &rules.bounds));
+        }
+        topic.trim(now_ms, &rules.bounds);
         loop {
             match self.memory.take(bytes) {
                 Some(share) => return Ok(share),
@@ -241,32 +249,66 @@ impl Hub {
         }
     }
 
-    /// Takes an event from the journal.
-    fn replay(&self, head: &Head, lines: &[u8], rules: &Rules, now_ms: u64) {
-        let topic = {
-            let mut topics = self.lock();
-            match topics.by_name.get(&*head.topic) {
-                Some(topic) if topic.position().epoch == head.epoch => Some(topic.clone()),
-                // A count that began later takes the place of an earlier one.
-                Some(_) => Some(topics.add(&head.topic, head.epoch, head.number)),
-                None if topics.by_name.len() < rules.topics => Some(topics.add(&head.topic, head.epoch, head.number)),
-                None => None,
-            }
-        };
-        let Some(topic) = topic else { return };
+    fn lock(&self) -> MutexGuard<'_, Topics> {
+        self.topics.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Takes what a journal says.
+struct Replay<'a> {
+    hub: &'a Hub,
+    rules: Rules,
+    now_ms: u64,
+    /// There are as many topics as there may be, and all are used.
+    is_full: bool,
+}
+
+impl Replay<'_> {
+    fn record(&mut self, record: Record<'_>) {
+        match record {
+            Record::Event(head, lines) => self.event(&head, lines),
+            Record::NewEpoch(begun) => self.hub.lock().begin_epoch(&begun),
+        }
+    }
+
+    fn event(&mut self, head: &Head, lines: &[u8]) {
+        let Some(topic) = self.topic(head) else { return };
         if head.is_end {
+            topic.count(head.number);
             return topic.close();
         }
-        let room = self.room_for(&topic, weight(lines, &head.id, &head.key), rules, now_ms);
-        if let (Ok(share), false) = (room, lines.is_empty()) {
-            let kept = kept(head.position(), head.at_ms, head.id.clone(), head.key.clone(), lines, share);
-            topic.keep(kept, &rules.bounds);
+        let (rules, now_ms) = (&self.rules, self.now_ms);
+        match self.hub.room_for(&topic, weight(lines, &head.id, &head.key), rules, now_ms) {
+            Ok(share) if !lines.is_empty() => {
+                let kept = kept(head.position(), head.at_ms, head.id.clone(), head.key.clone(), lines, share);
+                topic.keep(kept, &rules.bounds);
+            }
+            _ => topic.pass_over(head.number),
         }
         topic.trim(now_ms, &rules.bounds);
     }
 
-    fn lock(&self) -> MutexGuard<'_, Topics> {
-        self.topics.lock().unwrap_or_else(PoisonError::into_inner)
+    /// The topic of an event, unless there are too many. One whose events are all too old makes room for one that has others.
+    fn topic(&mut self, head: &Head) -> Option<Arc<Topic>> {
+        let mut topics = self.hub.lock();
+        match topics.by_name.get(&*head.topic) {
+            Some(topic) if topic.position().epoch == head.epoch => return Some(topic.clone()),
+            // A count that began later takes the place of an earlier one.
+            Some(_) => return Some(topics.add(&head.topic, head.epoch, head.number)),
+            None => {}
+        }
+        if topics.by_name.len() >= self.rules.topics {
+            let is_old = self.now_ms.saturating_sub(head.at_ms) >= self.rules.bounds.age_ms;
+            if is_old || self.is_full {
+                return None;
+            }
+            topics.by_name.retain(|_, topic| topic.unused_since().is_none());
+            self.is_full = topics.by_name.len() >= self.rules.topics;
+            if self.is_full {
+                return None;
+            }
+        }
+        Some(topics.add(&head.topic, head.epoch, head.number))
     }
 }
 
@@ -295,8 +337,8 @@ impl Topics {
 
     /// Subscribers may have had events that are not in the journal any more, and their numbers will be those of others.
     fn begin_epoch(&mut self, begun: &NewEpoch) {
-        self.epoch = self.epoch.max(begun.epoch);
-        self.by_name.values().for_each(|topic| topic.begin_epoch(begun));
+        self.epoch = self.epoch.max(begun.last());
+        self.by_name.values().for_each(|topic| topic.begin_epoch(&begun.of_topic(&topic.name)));
     }
 
     fn add(&mut self, name: &str, epoch: u64, first: u64) -> Arc<Topic> {

@@ -261,7 +261,7 @@ impl Desk {
         let Some(topic) = self.shared.hub.find(&name) else {
             return Ok(Response::problem(StatusCode::NOT_FOUND, "NO_TOPIC", "There is no such topic."));
         };
-        self.shared.hub.close(&topic, self.now_ms()).await?;
+        self.shared.hub.close(&topic, &self.shared.rules, self.now_ms()).await?;
         Ok(Response::new(StatusCode::NO_CONTENT))
     }
 }

@@ -47,6 +47,18 @@ pub(super) struct NewEpoch {
     pub is_past_unknown: bool,
 }
 
+impl NewEpoch {
+    /// That of a topic: not that of another one, whose positions would be taken for its own.
+    pub fn of_topic(&self, name: &str) -> NewEpoch {
+        NewEpoch { epoch: self.epoch.saturating_add(u64::from(crc32c::crc32c(name.as_bytes()))), ..*self }
+    }
+
+    /// The last that any topic may have.
+    pub fn last(&self) -> u64 {
+        self.epoch.saturating_add(u64::from(u32::MAX))
+    }
+}
+
 /// What a record says.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Record<'a> {

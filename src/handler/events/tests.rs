@@ -50,7 +50,7 @@ fn s1_a_topic_that_opens_again_is_read_again() {
     let (subscriber, lost) = Subscriber::new(shared.hub.clone(), topics, &Seen::Nothing, OnLag::Skip, seat);
     let mut both = Subscription::new(subscriber, lost);
     assert!(next(&mut both).is_none());
-    block_on(shared.hub.close(&a.topic, 1)).unwrap();
+    block_on(shared.hub.close(&a.topic, &shared.rules, 1)).unwrap();
     assert!(next(&mut both).is_none());
     block_on(a.publish(Message::new("again"))).unwrap();
     block_on(b.publish(Message::new("other"))).unwrap();
@@ -137,7 +137,9 @@ fn s3_what_a_power_cut_or_damage_takes_is_told_and_its_ids_are_not_given_again()
     let publish = |topic: &Topic, text: &str| block_on(topic.publish(Message::new(text))).unwrap();
     let segment = journal.join("0000000000000001.log");
     let (before, ids) = {
-        let topic = events().topic("a").unwrap();
+        let events = events();
+        publish(&events.topic("b").unwrap(), "0");
+        let topic = events.topic("a").unwrap();
         let one = publish(&topic, "1");
         let before = std::fs::read(&segment).unwrap();
         (before, [one, publish(&topic, "2"), publish(&topic, "3")])
@@ -146,9 +148,12 @@ fn s3_what_a_power_cut_or_damage_takes_is_told_and_its_ids_are_not_given_again()
     std::fs::write(&segment, before).unwrap();
     std::fs::write(journal.join("boot"), "another").unwrap();
     let new = {
-        let topic = events().topic("a").unwrap();
+        let events = events();
+        let topic = events.topic("a").unwrap();
         assert_eq!(behind(&topic, &ids[2]), [Delivery::Lost(None)], "it is ahead");
         let new = ["4", "5", "6"].map(|text| publish(&topic, text));
+        let other = publish(&events.topic("b").unwrap(), "of another topic");
+        assert_eq!(behind(&topic, &other)[0], Delivery::Lost(None), "{other} is not of this topic");
         assert!(new.iter().all(|id| !ids.contains(id)), "{new:?} {ids:?}");
         new
     };
@@ -171,6 +176,70 @@ fn s3_what_a_power_cut_or_damage_takes_is_told_and_its_ids_are_not_given_again()
             assert_eq!(got.iter().map(data).collect::<Vec<_>>(), ["lost", "1"], "behind {id}, {opening} opening");
         }
     }
+}
+
+#[test]
+fn s3_what_a_journal_has_and_memory_has_no_room_for_is_told_as_lost() {
+    let dir = tempfile::tempdir().unwrap();
+    let wide = EventsConfig {
+        journal: Some(dir.path().join("journal")),
+        history_events: 1_000_000,
+        history_bytes: 1 << 30,
+        ..EventsConfig::default()
+    };
+    let ids = {
+        let events = Events::new(wide.clone()).unwrap();
+        let (large, small) = (events.topic("large").unwrap(), events.topic("small").unwrap());
+        (0..100).for_each(|_| drop(block_on(large.publish(Message::new("x".repeat(20_000)))).unwrap()));
+        [(); 5].map(|()| block_on(small.publish(Message::new("x".repeat(20_000)))).unwrap())
+    };
+    let narrow = Events::new(EventsConfig { memory: 1 << 20, ..wide.clone() }).unwrap();
+    let small = narrow.topic("small").unwrap();
+    assert_eq!(behind(&small, &ids[4]), []);
+    assert_eq!(behind(&small, &ids[2]), [Delivery::Lost(Some(2))]);
+    drop((small, narrow));
+    let events = Events::new(wide).unwrap();
+    assert_eq!(behind(&events.topic("small").unwrap(), &ids[2]).len(), 2, "the journal has them still");
+}
+
+#[test]
+fn s4_topics_of_a_journal_whose_events_are_too_old_keep_no_others_out() {
+    let dir = tempfile::tempdir().unwrap();
+    let config = EventsConfig {
+        journal: Some(dir.path().join("journal")),
+        history_age: Duration::from_secs(60),
+        ..EventsConfig::default()
+    };
+    let (early, late) = (1_000_000, 2_000_000);
+    let publish = |hub: &Hub, name: &str, now_ms| {
+        let rules = Rules::of(&config);
+        let topic = hub.topic(name, &rules, now_ms).unwrap();
+        block_on(hub.publish(&topic, Message::new("x"), &rules, now_ms)).unwrap();
+    };
+    let hub = Hub::open(&config, early).unwrap();
+    ["a", "b", "c", "d"].into_iter().for_each(|name| publish(&hub, name, early));
+    ["e", "f"].into_iter().for_each(|name| publish(&hub, name, late));
+    publish(&hub, "a", late);
+    drop(hub);
+    let hub = Hub::open(&EventsConfig { topics: 3, ..config.clone() }, late).unwrap();
+    for (name, next) in [("a", 2), ("e", 1), ("f", 1)] {
+        let topic = hub.find(name).unwrap_or_else(|| panic!("{name} is not there"));
+        assert!(matches!(topic.read(next), topic::Next::Event { .. }), "{name} has no event");
+    }
+}
+
+#[test]
+fn s4_ends_are_bounded_in_the_journal_too() {
+    let dir = tempfile::tempdir().unwrap();
+    let journal = dir.path().join("journal");
+    let config = EventsConfig { journal: Some(journal.clone()), journal_bytes: 1 << 20, ..EventsConfig::default() };
+    let rules = Rules::of(&config);
+    let hub = Hub::open(&config, 1).unwrap();
+    let topic = hub.topic(&"n".repeat(200), &rules, 1).unwrap();
+    (0..6000).for_each(|_| block_on(hub.close(&topic, &rules, 1)).unwrap());
+    let files = std::fs::read_dir(&journal).unwrap().filter_map(|entry| entry.ok()?.metadata().ok());
+    let len: u64 = files.map(|file| file.len()).sum();
+    assert!(len < (1 << 20) + (200 << 10), "{len} bytes");
 }
 
 #[test]

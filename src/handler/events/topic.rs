@@ -124,6 +124,19 @@ impl Topic {
         state.history.push(kept, bounds, self.subscribers());
     }
 
+    /// Counts an event that can't be kept, so that its number is not given again.
+    pub fn pass_over(&self, number: u64) {
+        let mut state = self.lock();
+        state.handed = state.handed.max(number + 1);
+        state.history.pass_over(number);
+    }
+
+    /// Counts the number of an end, which no event has.
+    pub fn count(&self, number: u64) {
+        let mut state = self.lock();
+        state.handed = state.handed.max(number + 1);
+    }
+
     /// Ends the topic: its subscribers are sent what there is, and nothing more will come.
     pub fn close(&self) {
         self.lock().is_closed = true;
