@@ -3,7 +3,8 @@
 use std::borrow::Cow;
 use std::time::Duration;
 
-use serde_json::Value;
+use serde::{Deserialize, Deserializer};
+use serde_json::value::RawValue;
 
 use super::position::EARLIEST;
 use super::refusal::Refusal;
@@ -100,27 +101,46 @@ impl Message {
         Ok((message, topics))
     }
 
-    /// Of a line of JSON: an object with `data`, text or any other value, and beside it what a query may say.
+    /// Of a line of JSON: an object with `data`, text or any other value as it is written there, and beside it what a query may
+    /// say. It takes memory for what it says, and not for a tree of values.
     pub(super) fn of_json(line: &[u8]) -> Result<Self, Refusal> {
-        let wrong = |why: &str| Refusal::Malformed(why.to_owned());
-        let value: Value = serde_json::from_slice(line).map_err(|error| wrong(&format!("no JSON: {error}")))?;
-        let Value::Object(members) = value else { return Err(wrong("no JSON object")) };
-        let mut message = Message::default();
-        let mut has_data = false;
-        for (name, value) in members {
-            match (name.as_str(), value) {
-                ("data", Value::String(text)) => (message.data, has_data) = (text, true),
-                ("data", value) => (message.data, has_data) = (value.to_string(), true),
-                ("id" | "event" | "key", Value::String(text)) => message.set(&name, &text)?,
-                ("retry", Value::Number(number)) => message.set("retry", &number.to_string())?,
-                ("id" | "event" | "key" | "retry", Value::Null) => {}
-                ("id" | "event" | "key", _) => return Err(wrong(&format!("{name} is no string"))),
-                ("retry", _) => return Err(wrong("retry is no number of milliseconds")),
-                _ => return Err(wrong("an unknown member: write data, id, event, retry or key")),
-            }
+        let wrong = |why: String| Refusal::Malformed(why);
+        // An array would do for serde, too.
+        if line.trim_ascii_start().first() != Some(&b'{') {
+            return Err(wrong("no JSON object".into()));
         }
-        if has_data { Ok(message) } else { Err(wrong("no data")) }
+        let Said { data, id, event, retry, key } =
+            serde_json::from_slice(line).map_err(|error| wrong(unread(&error)))?;
+        let data = data.ok_or_else(|| wrong("no data".into()))?.get();
+        let data = if data.starts_with('"') {
+            serde_json::from_str(data).map_err(|error| wrong(unread(&error)))?
+        } else {
+            data.to_owned()
+        };
+        Ok(Message { data, id, event, retry: retry.map(Duration::from_millis), key })
     }
+}
+
+/// What a line of JSON says.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Said<'a> {
+    #[serde(borrow, default, deserialize_with = "also_null")]
+    data: Option<&'a RawValue>,
+    id: Option<String>,
+    event: Option<String>,
+    retry: Option<u64>,
+    key: Option<String>,
+}
+
+fn also_null<'de: 'a, 'a, D: Deserializer<'de>>(value: D) -> Result<Option<&'a RawValue>, D::Error> {
+    <&RawValue>::deserialize(value).map(Some)
+}
+
+/// Why a line can't be read. There is only one, whose number is told beside it.
+fn unread(error: &serde_json::Error) -> String {
+    let what = error.to_string().replace(" at line 1 column ", ", at byte ");
+    if error.is_data() { what } else { format!("no JSON: {what}") }
 }
 
 /// A parameter that means nothing: a typing error would cost what it was to say.
@@ -160,10 +180,16 @@ mod tests {
         check_json("[1]", Err("no JSON object"));
         check_json("{\"data\":", Err("no JSON: "));
         check_json("{\"data\":1} 2", Err("no JSON: "));
-        check_json(r#"{"data":1,"id":2}"#, Err("id is no string"));
-        check_json(r#"{"data":1,"retry":-1}"#, Err("the retry is no number"));
-        check_json(r#"{"data":1,"retry":1.5}"#, Err("the retry is no number"));
-        check_json(r#"{"data":1,"topic":"a"}"#, Err("unknown member"));
+        // As it is written: the order of members, and numbers of any size.
+        let exact = r#"{"b": 1, "a": 123456789012345678901234567890.10, "b": 2}"#;
+        check_json(&format!(r#"{{"data":{exact}}}"#), Ok(message(exact, None, None, None, None)));
+        check_json(r#"{"data":1,"id":2}"#, Err("invalid type: integer `2`, expected a string"));
+        check_json(r#"{"data":1,"retry":-1}"#, Err("invalid value: integer `-1`, expected u64"));
+        check_json(r#"{"data":1,"retry":1.5}"#, Err("invalid type: floating point `1.5`, expected u64"));
+        check_json(r#"{"data":1,"topic":"a"}"#, Err("unknown field `topic`, expected one of `data`, `id`"));
+        check_json(r#"{"data":1,"id":"a","id":"b"}"#, Err("duplicate field `id`"));
+        check_json(r#"{"data":x}"#, Err("no JSON: expected value, at byte 9"));
+        check_json(r#"{"data":"\ud800"}"#, Err("no JSON: "));
     }
 
     #[test]
