@@ -243,6 +243,15 @@ impl Limits {
     pub const LOG_BUFFER_LEN: usize = 256 << 10;
     /// Bytes of a path that the open-file cache keeps; a longer one is looked up each time.
     pub const CACHED_PATH_LEN: usize = 512;
+    /// A client that was silent for this time is asked whether it is there, again after each interval, and given up when so many
+    /// questions had no answer: who waits for an item of a queue may have vanished.
+    pub const KEEP_ALIVE_IDLE: Duration = Duration::from_secs(60);
+    /// See [`Limits::KEEP_ALIVE_IDLE`].
+    pub const KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(15);
+    /// See [`Limits::KEEP_ALIVE_IDLE`].
+    pub const KEEP_ALIVE_PROBES: u32 = 4;
+    /// The longest that a subscriber to events may leave unacknowledged what it was sent, if heartbeats are not more often.
+    pub const ANSWER_WITHIN: Duration = Duration::from_secs(60);
     /// Connections to the admin address that are admitted beyond the limit: an operator looks when it is full.
     pub const ADMIN_RESERVE: usize = 8;
     /// Connections over the limit that are still told so, at a time; more are closed without a word.

@@ -80,6 +80,7 @@ on_every_driver! {
     advice_brings_pages_and_takes_them_away,
     a_cork_holds_part_of_a_packet_back_until_it_is_drawn,
     a_pacing_rate_is_kept_until_it_is_lifted,
+    an_acknowledgement_is_waited_for_as_long_as_was_said,
     a_direct_receive_takes_no_byte_more_than_asked,
     a_direct_receive_takes_what_came_before_a_reset,
     a_low_water_mark_holds_readability_back_until_so_many_bytes_or_the_end,
@@ -500,6 +501,29 @@ fn a_pacing_rate_is_kept_until_it_is_lifted(mut stage: Stage) {
     stage.turn_until("a paced byte is still a byte", |_| {
         received.extend(peer.take());
         received == b"paced"
+    });
+}
+
+fn an_acknowledgement_is_waited_for_as_long_as_was_said(mut stage: Stage) {
+    let (socket, mut peer) = stage.connection();
+    for milliseconds in [1, 0, 15_000] {
+        stage.driver.set_option(socket, SocketOption::UserTimeout(milliseconds)).unwrap();
+        match &peer {
+            Peer::Real { .. } => assert_eq!(super::sys::patience(socket).unwrap(), (milliseconds, false)),
+            Peer::Fake(client) => assert_eq!(client.user_timeout_ms(), milliseconds),
+        }
+    }
+    let keep_alive = SocketOption::KeepAlive { idle: 60, interval: 15, probes: 4 };
+    stage.driver.set_option(socket, keep_alive).unwrap();
+    if let Peer::Real { .. } = &peer {
+        assert_eq!(super::sys::patience(socket).unwrap(), (15_000, true));
+    }
+    // Who answers at once is not given up.
+    assert_eq!(stage.driver.send(socket, b"answered", More::No).unwrap(), 8);
+    let mut received = Vec::new();
+    stage.turn_until("a client that acknowledges gets its bytes", |_| {
+        received.extend(peer.take());
+        received == b"answered"
     });
 }
 

@@ -121,6 +121,19 @@ pub enum SocketOption {
     /// `SO_MAX_PACING_RATE`: the most bytes a second that the kernel sends from now on, those in the send queue included
     /// (socket(7)); `u64::MAX` is no bound. A Unix socket takes it, and nothing follows.
     MaxPacingRate(u64),
+    /// `TCP_USER_TIMEOUT`, in milliseconds: how long what was sent may stay unacknowledged, or unsent for want of a window, until the
+    /// kernel gives the connection up (tcp(7)); 0 leaves that to its retransmissions, which takes a quarter of an hour.
+    UserTimeout(u32),
+    /// `SO_KEEPALIVE`: a peer that was silent for `idle` seconds is asked every `interval` seconds whether it is there, and given
+    /// up when it has not answered `probes` times (tcp(7)).
+    KeepAlive {
+        /// Seconds without a byte either way.
+        idle: u32,
+        /// Seconds between two questions.
+        interval: u32,
+        /// Questions without an answer.
+        probes: u32,
+    },
 }
 
 /// What is going to happen with a region of a file (posix_fadvise(2)).

@@ -779,7 +779,8 @@ impl Driver for Sim {
             SocketOption::MaxPacingRate(rate) => object.socket().get().max_pacing_rate = rate,
             SocketOption::ReceiveLowWater(bytes) => object.socket().get().receive_low_water = bytes as usize,
             // These a listener takes, too, for the connections that it accepts.
-            SocketOption::NoDelay | SocketOption::NotSentLowWater(_) => {}
+            SocketOption::NoDelay | SocketOption::NotSentLowWater(_) | SocketOption::KeepAlive { .. } => {}
+            SocketOption::UserTimeout(milliseconds) => object.socket().get().user_timeout_ms = milliseconds,
         }
         Ok(())
     }

@@ -149,6 +149,15 @@ pub fn set_option(socket: RawFd, option: SocketOption) -> io::Result<()> {
         }
         // All 64 bits count since Linux 5.0, which is older than the oldest ring.
         SocketOption::MaxPacingRate(rate) => set(socket, libc::SOL_SOCKET, libc::SO_MAX_PACING_RATE, &rate),
+        SocketOption::UserTimeout(milliseconds) => {
+            set(socket, libc::IPPROTO_TCP, libc::TCP_USER_TIMEOUT, &milliseconds)
+        }
+        SocketOption::KeepAlive { idle, interval, probes } => {
+            set(socket, libc::IPPROTO_TCP, libc::TCP_KEEPIDLE, &idle)?;
+            set(socket, libc::IPPROTO_TCP, libc::TCP_KEEPINTVL, &interval)?;
+            set(socket, libc::IPPROTO_TCP, libc::TCP_KEEPCNT, &probes)?;
+            set(socket, libc::SOL_SOCKET, libc::SO_KEEPALIVE, &1_i32)
+        }
     }
 }
 
@@ -256,6 +265,15 @@ pub fn max_pacing_rate(socket: RawFd) -> io::Result<u64> {
     // SAFETY: both pointers are to live locals, which the kernel writes only during the call, the first at most `len` bytes.
     let result = unsafe { libc::getsockopt(socket, level, name, (&raw mut rate).cast(), &raw mut len) };
     if result == 0 { Ok(rate) } else { Err(io::Error::last_os_error()) }
+}
+
+/// How long the kernel waits for acknowledgements, in milliseconds, and whether it asks a silent peer: how tests look at
+/// [`SocketOption::UserTimeout`] and [`SocketOption::KeepAlive`].
+#[cfg(test)]
+pub fn patience(socket: RawFd) -> io::Result<(u32, bool)> {
+    use nix::sys::socket::{getsockopt, sockopt};
+    let socket = borrow(socket);
+    Ok((getsockopt(&socket, sockopt::TcpUserTimeout)?, getsockopt(&socket, sockopt::KeepAlive)?))
 }
 
 fn count(result: libc::ssize_t) -> io::Result<usize> {

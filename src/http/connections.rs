@@ -115,9 +115,15 @@ impl Connections {
     pub(crate) fn add_gate(&self, listener: std::os::fd::RawFd, is_tcp: bool, handler: Rc<dyn Handler>) {
         let worker = &self.0.worker;
         if is_tcp {
-            // Accepted sockets inherit both (tcp(7)), which saves two calls for each connection.
+            // Accepted sockets inherit them (tcp(7)), which saves the calls for each connection.
             let low_water = worker.limits.notsent_lowat() as u32;
-            for option in [SocketOption::NoDelay, SocketOption::NotSentLowWater(low_water)] {
+            // Who waits in silence, for an item or for room, would else be waited for when it has vanished.
+            let keep_alive = SocketOption::KeepAlive {
+                idle: Limits::KEEP_ALIVE_IDLE.as_secs() as u32,
+                interval: Limits::KEEP_ALIVE_INTERVAL.as_secs() as u32,
+                probes: Limits::KEEP_ALIVE_PROBES,
+            };
+            for option in [SocketOption::NoDelay, SocketOption::NotSentLowWater(low_water), keep_alive] {
                 if let Err(error) = worker.runtime.driver().set_option(listener, option) {
                     tracing::warn!(%error, ?option, "the listener does not take an option");
                 }

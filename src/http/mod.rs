@@ -56,7 +56,7 @@ pub(crate) use self::multipart::FormEvent;
 pub use self::multipart::{FormError, Multipart, Part, PartHead};
 pub use self::pacing::{AddressRates, AddressShare, PacedBody, Pacing};
 pub use self::reader::BodyReader;
-pub(crate) use self::reader::ClientEnd;
+pub(crate) use self::reader::{Answering, ClientEnd};
 pub(crate) use self::refusal::Refusal;
 pub use self::request::Request;
 pub use self::response::{Holds, Response};

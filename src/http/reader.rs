@@ -11,7 +11,7 @@ use std::io;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll, ready};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use futures_core::Stream;
@@ -57,6 +57,11 @@ pub(crate) struct ClientEnd {
 }
 
 impl ClientEnd {
+    /// Has the client answer what it is sent within this time, as long as the result lives.
+    pub fn answering_within(&self, time: Duration) -> Answering {
+        Answering::within(&self.wire, time)
+    }
+
     /// Ready when the client has finished.
     pub fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         let has_body = !matches!(self.wire.incoming.borrow().framing, BodyState::Done | BodyState::Length(0));
@@ -79,6 +84,23 @@ impl ClientEnd {
                 Poll::Pending
             }
         }
+    }
+}
+
+/// While it lives, a client that acknowledges nothing of what it was sent is gone after this time.
+pub(crate) struct Answering(Rc<Wire>);
+
+impl Answering {
+    fn within(wire: &Rc<Wire>, time: Duration) -> Self {
+        wire.socket.expect_acknowledgement(Some(time));
+        Answering(wire.clone())
+    }
+}
+
+impl Drop for Answering {
+    fn drop(&mut self) {
+        // The next reply may be a film that its client has stopped for a while.
+        self.0.socket.expect_acknowledgement(None);
     }
 }
 

@@ -8,6 +8,7 @@ use std::path::Path;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use nix::sys::socket::{AddressFamily, Backlog, SockFlag, SockType, SockaddrStorage, UnixAddr, sockopt};
 
@@ -174,6 +175,15 @@ impl Socket {
             // A socket that can't take the option is gone already.
             let _ = self.descriptor.runtime.driver().set_option(self.descriptor.raw, SocketOption::MaxPacingRate(rate));
         }
+    }
+
+    /// How long what was sent may stay unacknowledged until the connection is given up; `None` leaves that to the kernel, which
+    /// tries for a quarter of an hour. It counts for what a client that reads nothing leaves unsent, too. Only TCP has it.
+    pub fn expect_acknowledgement(&self, within: Option<Duration>) {
+        let milliseconds = within.map_or(0, |within| u32::try_from(within.as_millis()).unwrap_or(u32::MAX).max(1));
+        // A socket that can't take the option is gone already, or a Unix socket, whose peer can't vanish.
+        let option = SocketOption::UserTimeout(milliseconds);
+        let _ = self.descriptor.runtime.driver().set_option(self.descriptor.raw, option);
     }
 
     async fn poll_for(&self, interest: Interest) {

@@ -1,13 +1,15 @@
 //! Topics of events: what is published reaches every subscriber once and in order, or they are told what they have lost.
 
 use std::fs;
+use std::io::{BufRead, BufReader};
 use std::net::TcpListener;
+use std::process::{Command, Stdio};
 
 use nix::sys::signal::Signal;
 use serde_json::Value;
 
 use crate::support::{
-    Browser, Client, Fixture, Launch, PATIENCE, Reply, Server, allow_descriptors, eventually, not_shown,
+    Browser, Client, Fixture, Launch, PATIENCE, Reply, Server, allow_descriptors, eventually, installed, not_shown,
 };
 
 /// An events route at `/events` with these keys.
@@ -344,6 +346,40 @@ fn s2_a_silent_topic_has_a_heartbeat_and_a_dead_client_is_freed_within_one() {
     let server = serve("heartbeat = \"1s\"");
     let mut subscriber = Subscriber::of(&server, "/events/a", "");
     assert_eq!((subscriber.event(), subscriber.event()), (Event::default(), Event::default()));
+    server.stop();
+}
+
+/// A client that answers nothing any more once it has read the head, as one whose network is gone: a socket filter
+/// (`SO_ATTACH_FILTER`, socket(7)) lets no packet in. It says so, and waits to be ended.
+const VANISHING: &str = r#"
+import ctypes, socket, struct, sys
+client = socket.create_connection((sys.argv[1], int(sys.argv[2])))
+client.sendall(b"GET /events/a HTTP/1.1\r\nHost: test.example\r\n\r\n")
+while b"\r\n\r\n" not in client.recv(65536): pass
+drop_all = ctypes.create_string_buffer(struct.pack("HBBI", 0x06, 0, 0, 0))
+client.setsockopt(socket.SOL_SOCKET, 26, struct.pack("HL", 1, ctypes.addressof(drop_all)))
+print("gone", flush=True)
+sys.stdin.read()
+"#;
+
+#[test]
+fn s4_a_client_that_vanishes_without_a_word_is_freed() {
+    let Some(python) = installed(&["python3"]) else { return };
+    let server = serve("heartbeat = \"1s\"");
+    let mut stays = Subscriber::of(&server, "/events/a", "");
+    let (host, port) = (server.address().ip().to_string(), server.address().port().to_string());
+    let mut command = Command::new(python);
+    command.args(["-c", VANISHING, &host, &port]).stdin(Stdio::piped()).stdout(Stdio::piped());
+    let mut vanishing = command.spawn().expect("a client");
+    let mut said = BufReader::new(vanishing.stdout.take().expect("its output")).lines();
+    assert_eq!(said.next().expect("a line").expect("text"), "gone");
+    assert_eq!(server.metric("subscribers"), 2);
+    // The heartbeats that it does not acknowledge tell; the kernel alone would try for a quarter of an hour.
+    eventually(PATIENCE, || server.metric("subscribers") == 1);
+    drop(vanishing.stdin.take());
+    assert!(vanishing.wait().expect("its end").success());
+    publish(&mut server.connect(), "a", "still here");
+    while stays.data() != "still here" {}
     server.stop();
 }
 

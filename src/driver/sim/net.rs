@@ -99,6 +99,12 @@ impl Client {
         self.0.borrow().max_pacing_rate
     }
 
+    /// How long the server has asked the kernel to wait for acknowledgements, in milliseconds; 0 for the kernel's own way. It is
+    /// only noted: here every client acknowledges.
+    pub fn user_timeout_ms(&self) -> u32 {
+        self.0.borrow().user_timeout_ms
+    }
+
     /// Its own address.
     pub fn address(&self) -> SocketAddr {
         self.0.borrow().peer
@@ -237,6 +243,7 @@ pub(super) struct Connection {
     error: Option<i32>,
     pub reset_on_close: bool,
     pub max_pacing_rate: u64,
+    pub user_timeout_ms: u32,
     /// How many bytes make it readable.
     pub receive_low_water: usize,
 }
@@ -259,6 +266,7 @@ impl Connection {
             error: None,
             reset_on_close: false,
             max_pacing_rate: u64::MAX,
+            user_timeout_ms: 0,
             receive_low_water: 1,
         }
     }

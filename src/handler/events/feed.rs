@@ -11,7 +11,8 @@ use futures_core::Stream;
 use super::subscription::{Item, Lost, Subscriber};
 use super::topic::Loss;
 use crate::error::Error;
-use crate::http::{ClientEnd, Framed, Segment, Worker};
+use crate::http::{Answering, ClientEnd, Framed, Segment, Worker};
+use crate::limits::Limits;
 use crate::proto::sse::{self, Event};
 use crate::rt::signal::Watch;
 use crate::rt::timer::Timer;
@@ -32,6 +33,8 @@ pub(super) struct Feed {
     drain: Watch,
     /// Tells when the client has finished its side, until it has.
     client: Option<ClientEnd>,
+    /// A client that vanished without a word is told by the heartbeat that it does not acknowledge (S4).
+    _answering: Answering,
     /// What is sent before anything else.
     first: Vec<u8>,
     /// What was found while events were put together, and did not fit.
@@ -70,6 +73,7 @@ impl Feed {
             every,
             timer,
             drain,
+            _answering: client.answering_within(every.min(Limits::ANSWER_WITHIN)),
             client: Some(client),
             first,
             ahead: None,
