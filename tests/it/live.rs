@@ -384,6 +384,25 @@ fn a_reload_waits_for_the_part_that_it_names() {
 }
 
 #[test]
+fn t6_a_server_that_drains_sends_who_waits_to_the_next_one() {
+    let folder = Fixture::new();
+    let server = serve(&folder, "");
+    server.connect().put("/a/live.m3u8", playlist(3, 1).as_bytes()).expect(201);
+    let mut waiting: Vec<Client> = (0..8).map(|_| server.connect()).collect();
+    for (client, target) in waiting.iter_mut().zip(["/a/live.m3u8?_HLS_msn=3", "/a/3.1.m4s"].into_iter().cycle()) {
+        client.ask("GET", target, "");
+    }
+    eventually(PATIENCE, || server.metric("transfers") == 9);
+    server.signal(Signal::SIGTERM);
+    for mut client in waiting {
+        let reply = client.reply();
+        assert_eq!(reply.field("Retry-After"), Some("1"));
+        reply.refuses(503, "GOING_AWAY");
+    }
+    server.ended();
+}
+
+#[test]
 fn an_announced_part_is_waited_for() {
     let folder = Fixture::new();
     let server = serve(&folder, "");

@@ -1,8 +1,10 @@
 //! Requests that wait for what is to come: the reload of a playlist that names a segment or a part (`proto::hls`), and a part that
 //! a playlist announces. Who waits holds its connection and a deadline; the deadline is the playlist's.
 
+use std::pin::pin;
 use std::time::Duration;
 
+use futures_util::future::{Either, select};
 use http::StatusCode;
 
 use super::Folder;
@@ -10,6 +12,7 @@ use super::files::Named;
 use crate::driver::FileKind;
 use crate::http::{Request, Response};
 use crate::proto::hls::{Directives, Reload};
+use crate::rt::signal::Watch;
 use crate::rt::timer::Timer;
 
 /// What a request waits for.
@@ -38,10 +41,7 @@ impl Wait {
     pub async fn until_there(self, folder: &Folder, path: &str) -> Result<(), Response> {
         match self {
             Wait::Playlist(asked) => playlist(folder, path, asked).await,
-            Wait::Part(patience) => {
-                part(folder, path, patience).await;
-                Ok(())
-            }
+            Wait::Part(patience) => part(folder, path, patience).await,
             Wait::Never(why) => Err(refused(StatusCode::BAD_REQUEST, "DIRECTIVES", &format!("{why}."))),
         }
     }
@@ -49,8 +49,8 @@ impl Wait {
 
 async fn playlist(folder: &Folder, path: &str, asked: Directives) -> Result<(), Response> {
     let Some(listed) = folder.files().listed(path) else { return Ok(()) };
-    let (timer, begun) = (Timer::new(&folder.worker.runtime), folder.worker.runtime.now());
-    let mut news = listed.news.watch();
+    let begun = folder.worker.runtime.now();
+    let mut patience = Patience::new(folder, listed.news.watch());
     loop {
         // Behind the watch, so that nothing is missed between the two.
         let Some(playlist) = folder.files().listed(path).and_then(|listed| listed.playlist) else { return Ok(()) };
@@ -60,27 +60,63 @@ async fn playlist(folder: &Folder, path: &str, asked: Directives) -> Result<(), 
                 let why = "The playlist will not have that for long: ask for what comes next.";
                 return Err(refused(StatusCode::BAD_REQUEST, "TOO_FAR_AHEAD", why));
             }
-            Reload::Wait(patience) => timer.set(Some(begun + patience)),
+            Reload::Wait(time) => patience.timer.set(Some(begun + time)),
         }
-        if timer.race(news.changed()).await.is_err() {
-            let why = "The playlist was not continued in time.";
-            return Err(refused(StatusCode::SERVICE_UNAVAILABLE, "STALLED", why).field("Retry-After", "1"));
+        match patience.changed(folder).await {
+            Waited::News => {}
+            Waited::Late => return Err(come_back("STALLED", "The playlist was not continued in time.")),
+            Waited::Draining => return Err(draining()),
         }
     }
 }
 
 /// Waits until there is a file, or one is being made; in vain, media answer that there is none.
-async fn part(folder: &Folder, path: &str, patience: Duration) {
-    let timer = Timer::new(&folder.worker.runtime);
-    timer.set_after(patience);
-    let mut news = folder.files().watch();
+async fn part(folder: &Folder, path: &str, time: Duration) -> Result<(), Response> {
+    let mut patience = Patience::new(folder, folder.files().watch());
+    patience.timer.set_after(time);
     if exists(folder, path).await {
-        return;
+        return Ok(());
     }
     // What begins or is put from here on is told of.
     while matches!(folder.look_up(path), Named::Settled) {
-        if timer.race(news.changed()).await.is_err() {
-            return;
+        match patience.changed(folder).await {
+            Waited::News => {}
+            Waited::Late => break,
+            Waited::Draining => return Err(draining()),
+        }
+    }
+    Ok(())
+}
+
+/// What a request waits by.
+struct Patience {
+    timer: Timer,
+    news: Watch,
+    drain: Watch,
+}
+
+/// What came of waiting.
+enum Waited {
+    News,
+    Late,
+    /// Whoever serves next has what is to come.
+    Draining,
+}
+
+impl Patience {
+    fn new(folder: &Folder, news: Watch) -> Self {
+        Patience { timer: Timer::new(&folder.worker.runtime), news, drain: folder.worker.drain_watch() }
+    }
+
+    async fn changed(&mut self, folder: &Folder) -> Waited {
+        if folder.worker.draining() {
+            return Waited::Draining;
+        }
+        let (news, drain) = (pin!(self.news.changed()), pin!(self.drain.changed()));
+        match self.timer.race(select(news, drain)).await {
+            Ok(Either::Left(_)) => Waited::News,
+            Ok(Either::Right(_)) => Waited::Draining,
+            Err(_) => Waited::Late,
         }
     }
 }
@@ -91,6 +127,14 @@ async fn exists(folder: &Folder, path: &str) -> bool {
         Ok(stat) => stat.kind == FileKind::Regular,
         Err(error) => error.kind() != std::io::ErrorKind::NotFound,
     }
+}
+
+fn draining() -> Response {
+    come_back("GOING_AWAY", "The server is going away.")
+}
+
+fn come_back(code: &str, why: &str) -> Response {
+    refused(StatusCode::SERVICE_UNAVAILABLE, code, why).field("Retry-After", "1")
 }
 
 fn refused(status: StatusCode, code: &str, why: &str) -> Response {
