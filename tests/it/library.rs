@@ -723,6 +723,31 @@ fn pictures_of_the_documents() {
 }
 
 #[test]
+fn why_a_file_is_not_shown_is_told() {
+    let root = Fixture::with(&[("gone.mp4", 10), ("away.png", 10), ("strange.mp4", 10)]);
+    let Some(stage) = Stage::set(root, "") else { return };
+    stage.visit("");
+    for name in ["gone.mp4", "away.png"] {
+        fs::remove_file(stage.root.at(name)).expect("a file less");
+        // The server may believe for a moment that it is there.
+        eventually(CLIENT_PATIENCE, || stage.server.connect().get(&format!("/{name}"), "").status() == 404);
+    }
+    for (name, words) in [
+        ("gone.mp4", "This file is not there any more."),
+        ("away.png", "This file is not there any more."),
+        ("strange.mp4", "This browser can\u{2019}t show this file. Download it instead."),
+    ] {
+        stage.open(name);
+        let words = serde_json::to_string(words).expect("text");
+        stage.browser.until(&format!("document.querySelector('#player[open] .trouble')?.textContent === {words}"));
+        stage.browser.press(keys::ESCAPE);
+        stage.browser.until("!document.querySelector('#player').open");
+    }
+    // The browser complains of what is not there, and so shall it.
+    stage.server.stop();
+}
+
+#[test]
 fn the_next_film_is_the_next_one_also_after_an_upload() {
     let Some(stage) = Stage::set(films(&["1.mp4", "2.mp4", "3.mp4"]), "upload_rate = \"1MiB/s\"") else { return };
     let long = stage.work.text("z.bin", bytes_at(0, 3_000_000));

@@ -526,9 +526,19 @@
     resumed.hidden = false;
   }
 
-  function fail(entry) {
-    const link = make('a', { href: `${entry.href}?download`, textContent: 'Download it' });
-    stand(make('p', { className: 'trouble' }, 'This browser can’t show this file. ', link, ' instead.'));
+  /** Says why an entry is not shown: the element does not tell a file that is gone from one that the browser can't play. */
+  async function fail(entry) {
+    const status = await fetch(entry.href, { method: 'HEAD' }).then(reply => reply.status, () => 0);
+    if (current !== entry || !player.open) return;
+    const trouble = (...said) => stand(make('p', { className: 'trouble' }, ...said));
+    if (status === 0) trouble('The server can’t be reached.');
+    else if (status === 401 || status === 403) trouble('You may not open this file.');
+    else if (status === 404) trouble('This file is not there any more.');
+    else if (status >= 400) trouble(`The server does not send this file (${status}).`);
+    else {
+      const link = make('a', { href: `${entry.href}?download`, textContent: 'Download it' });
+      trouble('This browser can’t show this file. ', link, ' instead.');
+    }
   }
 
   /** For keys of the keyboard, headsets and lock screens. */
