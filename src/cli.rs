@@ -84,7 +84,13 @@ fn complaint(answer: &clap::Error) -> String {
         text.lines().map(str::trim).take_while(|line| !line.starts_with("Usage:") && !line.starts_with("For more"));
     let said = said.map(|line| line.trim_start_matches("error: ").trim_start_matches("tip: "));
     let said: Vec<&str> = said.filter(|line| !line.is_empty()).collect();
-    format!("{}; --help says what there is", said.join("; "))
+    // What stands behind a colon is a list.
+    let said = said.join("; ").replace(":; ", ": ");
+    let usage = text.lines().find_map(|line| line.strip_prefix("Usage: "));
+    match usage.filter(|_| answer.kind() == ErrorKind::MissingRequiredArgument) {
+        Some(usage) => format!("{said}; usage: {usage}; --help says what there is"),
+        None => format!("{said}; --help says what there is"),
+    }
 }
 
 fn serve(flags: Flags) -> Result<(), Error> {

@@ -1,6 +1,6 @@
 //! What an events route keeps of its topics, and what it does with subscribers that fall behind.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::check::{self, check_cors, named_values};
@@ -88,6 +88,11 @@ impl EventsConfig {
     pub(crate) fn check(&self) -> Result<(), String> {
         let named = |key: &'static str| move |wrong: String| format!("{key}: {wrong}");
         check_journal_bytes(self.journal_bytes).map_err(named("journal_bytes"))?;
+        let said = [
+            ("journal_sync", self.journal_sync),
+            ("journal_bytes", self.journal_bytes != Self::default().journal_bytes),
+        ];
+        check_journal_keys(self.journal.as_deref(), said)?;
         check_heartbeat(self.heartbeat).map_err(named("heartbeat"))?;
         check_event_len(self.event_len).map_err(named("event_len"))?;
         check_count(self.topics).map_err(named("topics"))?;
@@ -110,6 +115,14 @@ impl EventsConfig {
     pub(crate) fn sharing(&self) -> Option<Cors> {
         let cors = check::sharing(self.origins.as_deref(), Sharing::EVENTS)?;
         Some(if self.credentials { cors.with_credentials() } else { cors })
+    }
+}
+
+/// Nothing may be said of a journal that is not there: it would be believed.
+pub(super) fn check_journal_keys(journal: Option<&Path>, said: [(&str, bool); 2]) -> Result<(), String> {
+    match said.iter().find(|(_, is_said)| *is_said && journal.is_none()) {
+        Some((key, _)) => Err(format!("{key}: there is no journal: write journal = \"DIR\", too")),
+        None => Ok(()),
     }
 }
 

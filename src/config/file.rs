@@ -738,6 +738,12 @@ mod tests {
         let refusal = "credentials: they need a list of origins: write origins = [\"https://app.example\"]";
         assert!(with("events", "credentials = true").ends_with(refusal), "s5");
         assert!(with("events", "credentials = true\norigins = \"*\"").ends_with(refusal), "s5");
+        for table in ["events", "queue"] {
+            for (key, value) in [("journal_sync", "true"), ("journal_bytes", "\"2MiB\"")] {
+                let refusal = format!("{key}: there is no journal: write journal = \"DIR\", too");
+                assert!(with(table, &format!("{key} = {value}")).ends_with(&refusal), "{table}: {key}");
+            }
+        }
         check(with("queue", "lease = \"25h\""), "site.toml:3: lease: out of bounds: write 100ms to 24h");
         let refusal = "queue_bytes: less than one item: write more, or a smaller item_len";
         assert!(with("queue", "queue_bytes = 5").ends_with(refusal));

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use super::check::{self, check_cors};
-use super::events::{check_count, check_event_len, check_journal_bytes};
+use super::events::{check_count, check_event_len, check_journal_bytes, check_journal_keys};
 use crate::limits::Limits;
 use crate::proto::cors::{Cors, Sharing};
 
@@ -61,6 +61,11 @@ impl QueueConfig {
     pub(crate) fn check(&self) -> Result<(), String> {
         let named = |key: &'static str| move |wrong: String| format!("{key}: {wrong}");
         check_journal_bytes(self.journal_bytes).map_err(named("journal_bytes"))?;
+        let said = [
+            ("journal_sync", self.journal_sync),
+            ("journal_bytes", self.journal_bytes != Self::default().journal_bytes),
+        ];
+        check_journal_keys(self.journal.as_deref(), said)?;
         check_count(self.queues).map_err(named("queues"))?;
         check_count(self.queue_items).map_err(named("queue_items"))?;
         check_event_len(self.item_len).map_err(named("item_len"))?;

@@ -34,6 +34,7 @@ impl Archive {
     /// Opens the journal, and hands all that is in it to `replay`.
     pub fn open(dir: &Path, config: &EventsConfig, mut replay: impl FnMut(Record<'_>)) -> io::Result<Self> {
         let settings = Settings {
+            kind: "events",
             segment_len: config.journal_bytes / SEGMENTS,
             record_len: HEAD_LEN_MOST + LINES_TO_DATA * config.event_len,
             waiting_len: Limits::JOURNAL_WAITING_LEN,

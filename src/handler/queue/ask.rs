@@ -58,12 +58,12 @@ pub(super) fn produce(query: Option<&str>) -> Result<Produce, Refusal> {
     let mut ask = Produce::default();
     each(query, |name, value| {
         match name {
-            "wait" => ask.wait = Some(seconds(value)?),
-            "end" => ask.ends = flag(value)?,
+            "wait" => ask.wait = Some(seconds(value).ok_or(SECONDS)?),
+            "end" => ask.ends = flag(value).ok_or(FLAG)?,
             "release" => ask.release = Some(value.to_owned()),
-            _ => return None,
+            _ => return Err(Wrong::Name),
         }
-        Some(())
+        Ok(())
     })?;
     Ok(ask)
 }
@@ -73,15 +73,21 @@ pub(super) fn consume(query: Option<&str>) -> Result<Consume, Refusal> {
     let mut ask = Consume::default();
     each(query, |name, value| {
         match name {
-            "max" => ask.max = Some(value.parse().ok().filter(|max| *max > 0)?),
-            "wait" => ask.wait = Some(seconds(value)?),
+            "max" => {
+                let max = value.parse().ok().filter(|max| *max > 0);
+                ask.max = Some(max.ok_or(Wrong::Value("how many items, 1 or more"))?);
+            }
+            "wait" => ask.wait = Some(seconds(value).ok_or(SECONDS)?),
             "as" if value == "raw" || value == "ndjson" => ask.raw = value == "raw",
-            "ack" => ask.ack = flag(value)?,
-            "lease_for" => ask.lease_for = Some(seconds(value).filter(|lease| !lease.is_zero())?),
-            "status" => ask.status = flag(value)?,
-            _ => return None,
+            "as" => return Err(Wrong::Value("raw or ndjson")),
+            "ack" => ask.ack = flag(value).ok_or(FLAG)?,
+            "lease_for" => {
+                ask.lease_for = Some(seconds(value).filter(|lease| !lease.is_zero()).ok_or(SECONDS)?);
+            }
+            "status" => ask.status = flag(value).ok_or(FLAG)?,
+            _ => return Err(Wrong::Name),
         }
-        Some(())
+        Ok(())
     })?;
     if ask.ack && ask.raw && ask.max != Some(1) {
         let text = "Raw items have no place for a lease: write max=1 too, or leave out as=raw.";
@@ -110,15 +116,29 @@ pub(super) fn leases(query: Option<&str>) -> Result<Vec<String>, Refusal> {
     if leases.is_empty() { Err(parameter("no lease: write ?lease=ID".to_owned())) } else { Ok(leases) }
 }
 
+/// What is wrong with a parameter.
+enum Wrong {
+    /// There is none of this name.
+    Name,
+    /// Its value is not what it has to be.
+    Value(&'static str),
+}
+
+const SECONDS: Wrong = Wrong::Value("a time in seconds, like 1.5");
+const FLAG: Wrong = Wrong::Value("1 or 0");
+
 /// Takes each parameter; one that is not taken, or comes twice, is an error.
-fn each(query: Option<&str>, mut take: impl FnMut(&str, &str) -> Option<()>) -> Result<(), Refusal> {
+fn each(query: Option<&str>, mut take: impl FnMut(&str, &str) -> Result<(), Wrong>) -> Result<(), Refusal> {
     let mut seen = HashSet::new();
     for pair in query::pairs(query.unwrap_or_default()) {
         let (name, value) = pair.map_err(|error| parameter(error.to_string()))?;
         if signed_url::is_parameter(&name) {
             continue;
         }
-        take(&name, &value).ok_or_else(|| parameter(format!("{name:?} can't be {value:?}, or means nothing here")))?;
+        take(&name, &value).map_err(|wrong| match wrong {
+            Wrong::Name => parameter(format!("{name:?} means nothing here")),
+            Wrong::Value(what) => parameter(format!("{name:?} is {what}, and can't be {value:?}")),
+        })?;
         if !seen.insert(name.clone()) {
             return Err(parameter(format!("{name:?} comes twice")));
         }

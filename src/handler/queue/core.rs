@@ -62,6 +62,7 @@ impl Core {
         let mut state = State::new(Bounds::of(config));
         let journal = config.journal.as_deref().map(|dir| {
             let settings = Settings {
+                kind: "queue",
                 segment_len: (config.journal_bytes / 16).max(Limits::QUEUE_SEGMENT_LEN_LEAST),
                 // Of items of any bound: that may grow while the journal is open.
                 record_len: 2 * Limits::EVENT_LEN_MOST,

@@ -43,6 +43,8 @@ use crate::proto::journal::HEAD_LEN;
 /// How a journal is kept.
 #[derive(Clone, Copy, Debug)]
 pub struct Settings {
+    /// What the records are of, in a word: a journal of another kind is not opened.
+    pub kind: &'static str,
     /// From this length on a segment is full, in bytes; the record that reaches it is its last one.
     pub segment_len: u64,
     /// The longest record that is written, in bytes.
@@ -117,7 +119,7 @@ impl Journal {
     ///
     /// # Errors
     /// The folder is in use by another journal, of this process or another, and still is half a second later (`WouldBlock`); a
-    /// segment is no file of a journal (`InvalidData`); a call on the file system failed; no thread can be started.
+    /// segment is no file of a journal, or the journal is of another kind (`InvalidData`); a call on the file system failed; no thread can be started.
     pub fn open(dir: &Path, settings: Settings, replay: impl FnMut(Position, &[u8])) -> io::Result<Self> {
         let (segments, damage) = Segments::open(dir, settings, replay)?;
         Journal::start(segments, damage, settings)

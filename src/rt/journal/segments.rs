@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fs::{self, File, OpenOptions};
-use std::io::{self, ErrorKind, Read};
+use std::io::{self, ErrorKind, Read, Write};
 use std::iter::Peekable;
 use std::ops::Range;
 use std::os::unix::fs::FileExt;
@@ -72,6 +72,7 @@ impl Segments {
     ) -> io::Result<(Self, Vec<Damage>)> {
         fs::create_dir_all(dir).map_err(|error| of_file(dir, error))?;
         let lock = lock(dir)?;
+        check_kind(dir, &lock, settings.kind)?;
         let doubt = doubt(dir);
         let mut segments = Segments {
             dir: dir.to_owned(),
@@ -345,6 +346,22 @@ impl Segments {
     }
 }
 
+/// Whether the folder is of this kind, which the lock's file says; a new one is from now on.
+fn check_kind(dir: &Path, mut lock: &File, kind: &str) -> io::Result<()> {
+    let mut found = String::new();
+    lock.read_to_string(&mut found).map_err(|error| of_file(dir, error))?;
+    if found.is_empty() {
+        // A disk that is full takes it the next time.
+        let _ = lock.write_all(kind.as_bytes());
+        return Ok(());
+    }
+    if found != kind {
+        let text = format!("{} is a journal of another kind: {found}", dir.display());
+        return Err(io::Error::new(ErrorKind::InvalidData, text));
+    }
+    Ok(())
+}
+
 /// What the mark in the folder says.
 fn doubt(dir: &Path) -> Doubt {
     match fs::read(dir.join(MARK)).unwrap_or_default() {
@@ -371,7 +388,7 @@ fn boot() -> Vec<u8> {
 /// Takes the folder for this journal alone. One that was just dropped gives it up when its thread has written what was left.
 fn lock(dir: &Path) -> io::Result<Flock<File>> {
     let path = dir.join("lock");
-    let file = OpenOptions::new().write(true).create(true).truncate(false).open(&path);
+    let file = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(&path);
     let mut file = file.map_err(|error| of_file(&path, error))?;
     let deadline = Instant::now() + LOCK_PATIENCE;
     loop {

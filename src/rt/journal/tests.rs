@@ -11,7 +11,8 @@ use std::time::Duration;
 const MAGIC_LEN: u64 = MAGIC.len() as u64;
 const PATIENCE: Duration = Duration::from_secs(10);
 
-const SETTINGS: Settings = Settings { segment_len: 1 << 20, record_len: 1000, waiting_len: 4000, sync: false };
+const SETTINGS: Settings =
+    Settings { kind: "test", segment_len: 1 << 20, record_len: 1000, waiting_len: 4000, sync: false };
 
 impl Journal {
     async fn append(&self, record: Bytes) -> io::Result<Position> {
@@ -195,6 +196,17 @@ fn a_strange_file_is_refused_and_not_touched() {
     assert_eq!(fs::read(&path).unwrap(), b"Dear diary, today");
     fs::remove_file(&path).unwrap();
     assert_eq!(reopen(dir.path(), SETTINGS).1.len(), 0);
+}
+
+#[test]
+fn one_of_another_kind_is_refused_and_not_touched() {
+    let (dir, path, bytes) = written(&["one", "two"]);
+    let error =
+        Journal::open(dir.path(), Settings { kind: "other", ..SETTINGS }, |_, _| panic!("replayed")).unwrap_err();
+    assert_eq!(error.kind(), io::ErrorKind::InvalidData);
+    assert!(error.to_string().contains("is a journal of another kind: test"), "{error}");
+    assert_eq!(fs::read(path).unwrap(), bytes);
+    assert_eq!(reopen(dir.path(), SETTINGS).1, ["one", "two"]);
 }
 
 #[test]
