@@ -206,7 +206,10 @@ impl BodyReader {
             self.stop_waiting();
         }
         Poll::Ready(match piece {
-            Ok(chunk) => chunk.map(Ok),
+            Ok(chunk) => chunk.map(|chunk| {
+                self.wire.worker.metrics.bytes_received.add(chunk.len() as u64);
+                Ok(chunk)
+            }),
             // Once; after it the stream is over.
             Err(error) => (!std::mem::replace(&mut self.has_failed, true)).then_some(Err(error)),
         })

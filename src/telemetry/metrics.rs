@@ -375,6 +375,8 @@ worker_metrics! {
     connections_active: Gauge;
     /// Bytes handed to the kernel for clients.
     bytes_sent: Counter;
+    /// Bytes of requests' bodies that were taken, without their framing.
+    bytes_received: Counter;
     /// Replies whose body is on its way.
     transfers: Gauge;
     /// Replies with a part of what was asked for (206).

@@ -130,6 +130,7 @@ fn a_late_reader_catches_up_and_then_follows() {
     reader.ask("GET", "/film.ts", "");
     reader.head();
     check_bytes(0, &follow(&mut reader, LEN));
+    assert_eq!(server.metric("bytes_received"), LEN as u64, "counted as they come");
     encoder.send(&bytes_at(LEN as u64, 10));
     check_bytes(LEN as u64, &follow(&mut reader, 10));
     assert_eq!(encoder.end(), 201);

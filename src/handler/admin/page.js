@@ -66,7 +66,7 @@
       t: Date.now(),
       snapshot,
       sent: grown("bytes_sent"),
-      received: grown("upload_bytes"),
+      received: grown("bytes_received"),
       answers: list((s) => s.responses).slice(1),
       refused: grown("connections_refused"),
       accepted: grown("connections_accepted"),
@@ -547,7 +547,7 @@
       const at = this.counts.length ? this.marked : null;
       const name = at === null ? "each bar is a span of time" : at < this.counts.length - 1 ? `up to ${this.edge(at)}` : `over ${this.edge(at - 1)}`;
       const value = at === null ? "" : `${whole(this.counts[at])} (${this.share(at)})`;
-      this.head(count(all), "requests");
+      this.head(count(all), "requests without a body");
       this.name.textContent = name;
       this.value.textContent = value;
       [...this.marks.children].forEach((bar, i) => bar.classList.toggle("marked", i === at));
