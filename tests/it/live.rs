@@ -131,6 +131,10 @@ fn a_late_reader_catches_up_and_then_follows() {
     reader.head();
     check_bytes(0, &follow(&mut reader, LEN));
     assert_eq!(server.metric("bytes_received"), LEN as u64, "counted as they come");
+    let info = server.connect().get("/film.ts?info", "").expect(200);
+    let told: serde_json::Value = serde_json::from_str(info.text()).expect("JSON");
+    let expected = serde_json::json!({ "name": "film.ts", "size": LEN, "type": "video/mp2t", "live": true });
+    assert_eq!(told, expected);
     encoder.send(&bytes_at(LEN as u64, 10));
     check_bytes(LEN as u64, &follow(&mut reader, 10));
     assert_eq!(encoder.end(), 201);
@@ -239,6 +243,9 @@ fn a_second_encoder_is_refused() {
         let mut second = server.connect();
         second.ask("PUT", "/a.ts", "Transfer-Encoding: chunked\r\nExpect: 100-continue\r\n");
         second.reply().refuses(409, "BEING_MADE");
+        eventually(PATIENCE, || {
+            server.log().contains("an encoder is refused: another is making the file of this name")
+        });
     }
     first.send(&bytes_at(0, 10));
     assert_eq!(first.end(), 201);

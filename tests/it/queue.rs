@@ -507,6 +507,8 @@ fn t6_a_server_that_goes_away_ends_streams_and_tells_producers() {
     let reply = producer.reply();
     assert_eq!((refusal(&reply).0, reply.field("Retry-After")), (503, Some("1")));
     assert_eq!(server.wait().code(), Some(0));
+    // What is lost is told.
+    eventually(PATIENCE, || server.log().contains("their items with them items=1"));
 }
 
 #[test]

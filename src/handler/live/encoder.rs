@@ -33,7 +33,7 @@ pub(super) async fn put(folder: &Rc<Folder>, mut request: Request, target: Targe
     let share = folder.admit(request.body().remaining(), folder.config().file_len)?;
     let on_second = folder.config().on_second_encoder;
     if on_second == OnSecondEncoder::Reject && folder.files().is_growing(&path) {
-        return Err(second_encoder());
+        return Err(second_encoder(&path));
     }
     let root = folder.open().await?;
     let interim = Interim::create(&root, &target).await?;
@@ -41,7 +41,8 @@ pub(super) async fn put(folder: &Rc<Folder>, mut request: Request, target: Targe
     let replaces = look_up(interim.directory(), &target.name).await?.is_some();
     let taken = refuse_or_replace(&request, replaces)?;
 
-    let mut recording = Recording::begin(folder, interim, path, share).map_err(|IsTaken| second_encoder())?;
+    let begun = Recording::begin(folder, interim, path.clone(), share);
+    let mut recording = begun.map_err(|IsTaken| second_encoder(&path))?;
     recording.receive(request.into_body().promptly()).await?;
     if !folder.files().seal(&recording.live) {
         return Err(taken_over());
@@ -249,7 +250,9 @@ fn not_written(error: io::Error) -> Refusal {
     Refusal::failed("a live file can't be written", error)
 }
 
-fn second_encoder() -> Refusal {
+/// Told in the log, too: an encoder seldom says more than that its connection broke.
+fn second_encoder(path: &str) -> Refusal {
+    tracing::warn!(path, "an encoder is refused: another is making the file of this name");
     Refusal::new(StatusCode::CONFLICT, "BEING_MADE", "Another encoder is making the file of this name.")
 }
 

@@ -36,6 +36,7 @@ use std::rc::{Rc, Weak};
 use std::sync::Arc;
 
 use http::{Method, StatusCode};
+use serde_json::json;
 
 use self::files::{LiveFile, LiveFiles, Named, State};
 use self::reader::{Opened, Reader};
@@ -208,11 +209,13 @@ impl Folder {
 
     /// Answers who reads.
     fn read(self: &Rc<Self>, request: Request) -> Answer {
-        let Some(path) =
-            path_of(&request).filter(|_| target::query_flag(request.query(), "info") == target::QueryFlag::Absent)
-        else {
-            return self.media.call(request).unrepeated();
-        };
+        let Some(path) = path_of(&request) else { return self.media.call(request).unrepeated() };
+        if target::query_flag(request.query(), "info") != target::QueryFlag::Absent {
+            return match self.look_up(&path) {
+                Named::Growing(live) => self.tell(&request, &live).into(),
+                _ => self.media.call(request).unrepeated(),
+            };
+        }
         match self.look_up(&path) {
             Named::Growing(live) => match self.opened(&live) {
                 Some(opened) => self.follow(&request, live, opened).into(),
@@ -223,6 +226,23 @@ impl Folder {
                 None => self.as_media(request, &named),
             },
         }
+    }
+
+    /// What `?info` tells of a file that is being made.
+    fn tell(&self, request: &Request, live: &LiveFile) -> Response {
+        let (_, written) = live.progress();
+        let told = json!({
+            "name": live.path.rsplit('/').next(),
+            "size": written,
+            "type": self.shared.types.of(live.path.as_bytes()),
+            "live": true,
+        });
+        Response::new(StatusCode::OK)
+            .field("Content-Type", "application/json")
+            .field("X-Content-Type-Options", "nosniff")
+            .field("Cache-Control", "no-store")
+            .fields(self.shared_fields(request))
+            .with_body(Body::from(told.to_string()))
     }
 
     fn look_up(&self, path: &str) -> Named {

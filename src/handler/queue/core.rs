@@ -261,7 +261,15 @@ impl Core {
 
     /// Waits, on the calling thread, until the journal has what it was given, but not for a disk that is stuck.
     pub fn settle(&self) {
-        self.journal.iter().for_each(|journal| journal.settle(Limits::JOURNAL_LAST_WRITE));
+        match &self.journal {
+            Some(journal) => journal.settle(Limits::JOURNAL_LAST_WRITE),
+            None => match self.lock().items() {
+                0 => {}
+                items => {
+                    tracing::warn!(items, "queues without a journal end with the server, and their items with them")
+                }
+            },
+        }
     }
 
     fn drop_unneeded(&self, state: &mut State) {

@@ -604,6 +604,11 @@ impl State {
         self.wakes.extend(self.carriers.values().next().cloned());
     }
 
+    /// Items of all queues.
+    pub fn items(&self) -> usize {
+        self.lanes.values().map(|lane| lane.ready.len() + lane.out.len()).sum()
+    }
+
     pub fn depth(&mut self, queue: &Arc<str>, now: Instant) -> Depth {
         self.expire(queue, now);
         self.lanes.get(queue).map_or_else(Depth::default, |lane| Depth {
