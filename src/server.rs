@@ -46,7 +46,7 @@ use crate::rt::timer::Timer;
 use crate::rt::{Runtime, worker};
 use crate::telemetry::access_log::{AccessLog, Destination, Format};
 use crate::telemetry::log::Log;
-use crate::telemetry::metrics::{Metrics, Totals};
+use crate::telemetry::metrics::{Depths, Metrics, Totals};
 
 /// The token of the deadline for draining; connections use others.
 const OVERDUE: Token = Token(u64::MAX - 1);
@@ -114,6 +114,8 @@ impl Builder {
             standing: Mutex::new(standing),
             config,
         });
+        let seen = Arc::downgrade(&shared);
+        shared.metrics.set_depths(move || seen.upgrade()?.standing.try_lock().ok().map(|standing| standing.depths()));
         Ok(Server { shared, gates, admin })
     }
 }
@@ -145,6 +147,15 @@ struct Shared {
 struct Standing {
     events: HashMap<(Option<String>, String), Events>,
     queues: HashMap<(Option<String>, String), Queue>,
+}
+
+impl Standing {
+    fn depths(&self) -> Depths {
+        let mut depths = Depths::default();
+        self.queues.values().for_each(|queue| queue.add_to(&mut depths));
+        self.events.values().for_each(|events| events.add_to(&mut depths));
+        depths
+    }
 }
 
 /// A socket in the file system, as it was when it was bound.

@@ -11,7 +11,7 @@
 use std::fmt::{self, Write};
 use std::fs;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use super::access_log::AccessLog;
@@ -30,6 +30,28 @@ pub struct Metrics {
     /// The same moment, on the clock that only goes on.
     pub(super) began: Instant,
     access_log: Mutex<Option<AccessLog>>,
+    depths: OnceLock<Look>,
+}
+
+struct Look(Box<dyn Fn() -> Option<Depths> + Send + Sync>);
+
+impl fmt::Debug for Look {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Look(..)")
+    }
+}
+
+/// What the queues and topics of the configuration hold, over all of them.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Depths {
+    /// Items in queues, those that consumers have included.
+    pub queue_items: u64,
+    /// Their bytes, with their media types.
+    pub queue_bytes: u64,
+    /// Producers that wait for room in a queue.
+    pub producers_held_back: u64,
+    /// Topics of events.
+    pub topics: u64,
 }
 
 impl Metrics {
@@ -44,6 +66,7 @@ impl Metrics {
             started: SystemTime::now(),
             began: Instant::now(),
             access_log: Mutex::new(None),
+            depths: OnceLock::new(),
         })
     }
 
@@ -63,6 +86,30 @@ impl Metrics {
     /// From now on, the lines that `log` drops are shown with the rest.
     pub fn set_access_log(&self, log: AccessLog) {
         *self.access_log.lock().unwrap_or_else(PoisonError::into_inner) = Some(log);
+    }
+
+    /// From now on, what `look` finds is shown with the rest; none when it can't be found now. It is called for each look, and must not
+    /// wait. Only the first one counts.
+    pub fn set_depths(&self, look: impl Fn() -> Option<Depths> + Send + Sync + 'static) {
+        let _ = self.depths.set(Look(Box::new(look)));
+    }
+
+    fn write_depths(&self, out: &mut String) -> fmt::Result {
+        let Some(depths) = self.depths.get().and_then(|Look(look)| look()) else { return Ok(()) };
+        let Depths { queue_items, queue_bytes, producers_held_back, topics } = depths;
+        for (name, help, value) in [
+            (
+                "queue_items",
+                "Items in the queues of the configuration, those that consumers have included.",
+                queue_items,
+            ),
+            ("queue_bytes", "Bytes of the items in queues.", queue_bytes),
+            ("queue_producers_held_back", "Producers that wait for room in a queue.", producers_held_back),
+            ("event_topics", "Topics of events.", topics),
+        ] {
+            write_single(out, format_args!("highwater_{name}"), "gauge", help, value)?;
+        }
+        Ok(())
     }
 
     /// Lines that the access log dropped; none where there is no log.
@@ -87,6 +134,7 @@ impl Metrics {
         self.write_responses(out)?;
         self.write_first_byte(out)?;
         self.write_cpu(out)?;
+        self.write_depths(out)?;
         if let Some(dropped) = self.access_log_dropped() {
             let name = "highwater_access_log_dropped_total";
             write_single(

@@ -501,6 +501,8 @@ fn t6_a_server_that_goes_away_ends_streams_and_tells_producers() {
     eventually(PATIENCE, || {
         server.metric("queue_consumers") == 2 && status(&server, "full")["producers_held_back"] == 1
     });
+    let depths = ["queue_items", "queue_bytes", "queue_producers_held_back", "event_topics"];
+    assert_eq!(depths.map(|name| server.metric(name)), [1, 11, 1, 0]);
     server.signal(Signal::SIGTERM);
     assert_eq!(consumer.body(5), b"0\r\n\r\n");
     single.reply().expect(204);

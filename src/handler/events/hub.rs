@@ -147,6 +147,11 @@ impl Hub {
         Ok(topics.add(name, epoch, 1))
     }
 
+    /// How many topics there are.
+    pub fn topics(&self) -> usize {
+        self.lock().by_name.len()
+    }
+
     /// The topic of this name, if it is there.
     pub fn find(&self, name: &str) -> Option<Arc<Topic>> {
         self.lock().by_name.get(name).cloned()

@@ -44,6 +44,7 @@ use crate::http::{Answer, Body, Framed, Handler, MakeHandler, Request, Response,
 use crate::limits::Limits;
 use crate::proto::cors::Cors;
 use crate::proto::{query, signed_url, sse, target};
+use crate::telemetry::metrics::Depths;
 
 pub use self::message::Message;
 pub use self::subscription::{Delivery, Subscription};
@@ -96,6 +97,11 @@ impl Events {
         let (mut rules, cors) = (Rules::of(&config), config.sharing());
         rules.event_len = hub.longest_event(config.event_len);
         Events(Arc::new(Shared { config, rules, cors, hub }))
+    }
+
+    /// Adds what the topics are.
+    pub(crate) fn add_to(&self, depths: &mut Depths) {
+        depths.topics += self.0.hub.topics() as u64;
     }
 
     /// The topic of this name, which is made if need be.

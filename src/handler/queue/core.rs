@@ -23,6 +23,7 @@ use crate::error::Error;
 use crate::limits::Limits;
 use crate::rt::Runtime;
 use crate::rt::journal::{Journal, Position, Room, Settings, Written};
+use crate::telemetry::metrics::Depths;
 
 /// What outlives a change of the configuration.
 pub(super) struct Core {
@@ -102,6 +103,13 @@ impl Core {
 
     pub fn depth(&self, queue: &Arc<str>) -> Depth {
         self.lock().depth(queue, now())
+    }
+
+    pub fn add_to(&self, depths: &mut Depths) {
+        let Depth { items, bytes, held_back, .. } = self.lock().all();
+        depths.queue_items += items as u64;
+        depths.queue_bytes += bytes;
+        depths.producers_held_back += held_back as u64;
     }
 
     /// A producer's or a consumer's place at a queue.
@@ -263,7 +271,7 @@ impl Core {
     pub fn settle(&self) {
         match &self.journal {
             Some(journal) => journal.settle(Limits::JOURNAL_LAST_WRITE),
-            None => match self.lock().items() {
+            None => match self.lock().all().items {
                 0 => {}
                 items => {
                     tracing::warn!(items, "queues without a journal end with the server, and their items with them")

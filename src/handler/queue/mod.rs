@@ -43,6 +43,7 @@ use crate::error::Error;
 use crate::http::{Answer, Handler, MakeHandler, Request, Response, Worker};
 use crate::limits::Limits;
 use crate::proto::cors::Cors;
+use crate::telemetry::metrics::Depths;
 
 pub use self::item::{Item, NotJson};
 
@@ -129,6 +130,11 @@ impl Queue {
     /// it before it ends, or those are delivered again; a server does it for the queues of its configuration.
     pub fn settle(&self) {
         self.0.core.settle();
+    }
+
+    /// Adds what the queues hold.
+    pub(crate) fn add_to(&self, depths: &mut Depths) {
+        self.0.core.add_to(depths);
     }
 
     fn seat(&self, name: &str, side: Side) -> Result<Seat, Error> {

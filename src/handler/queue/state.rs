@@ -604,9 +604,15 @@ impl State {
         self.wakes.extend(self.carriers.values().next().cloned());
     }
 
-    /// Items of all queues.
-    pub fn items(&self) -> usize {
-        self.lanes.values().map(|lane| lane.ready.len() + lane.out.len()).sum()
+    /// What all queues hold, but for what is leased.
+    pub fn all(&self) -> Depth {
+        self.lanes.values().fold(Depth::default(), |all, lane| Depth {
+            items: all.items + lane.ready.len() + lane.out.len(),
+            bytes: all.bytes + lane.bytes,
+            leased: 0,
+            consumers: all.consumers + lane.consumers,
+            held_back: all.held_back + lane.givers.len(),
+        })
     }
 
     pub fn depth(&mut self, queue: &Arc<str>, now: Instant) -> Depth {
