@@ -670,6 +670,11 @@ mod tests {
     use super::*;
     use crate::rt::testing::block_on;
 
+    /// The first item, which is there or comes.
+    fn take(seat: &mut Seat, lease: bool) -> Delivery {
+        block_on(std::future::poll_fn(|cx| seat.poll_take(lease, cx, |_| ()))).expect("an item")
+    }
+
     #[test]
     fn what_is_acknowledged_is_not_copied_behind_its_end() {
         let dir = tempfile::tempdir().unwrap();
@@ -689,7 +694,7 @@ mod tests {
         });
         drop(seat);
         let mut seat = core.join(&name, Side::Consumer).unwrap();
-        let delivery = block_on(std::future::poll_fn(|cx| seat.poll_take(true, cx, |_| ()))).unwrap();
+        let delivery = take(&mut seat, true);
         let (mark, number) = (delivery.mark(), delivery.taken.number);
         delivery.sent(Duration::from_secs(3600));
         let journal = core.journal.clone().unwrap();
@@ -737,7 +742,7 @@ mod tests {
         claim(&stays).unwrap();
         while claim(&goes).is_some() {
             let mut seat = core.join(&goes, Side::Consumer).unwrap();
-            let delivery = block_on(std::future::poll_fn(|cx| seat.poll_take(false, cx, |_| ()))).unwrap();
+            let delivery = take(&mut seat, false);
             delivery.sent(Duration::ZERO);
             core.settle();
         }
@@ -761,7 +766,7 @@ mod tests {
             claimed.unwrap().put(item).await.unwrap();
         });
         let mut consumer = core.join(&name, Side::Consumer).unwrap();
-        let delivery = block_on(std::future::poll_fn(|cx| consumer.poll_take(true, cx, |_| ()))).unwrap();
+        let delivery = take(&mut consumer, true);
         let journal = core.journal.clone().unwrap();
         // The disk takes its time.
         let (go, wait) = std::sync::mpsc::channel::<()>();
