@@ -250,8 +250,10 @@ impl Limits {
     pub const KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(15);
     /// See [`Limits::KEEP_ALIVE_IDLE`].
     pub const KEEP_ALIVE_PROBES: u32 = 4;
-    /// The longest that a subscriber to events may leave unacknowledged what it was sent, if heartbeats are not more often.
-    pub const ANSWER_WITHIN: Duration = Duration::from_secs(60);
+    /// How long a subscriber to events may leave unacknowledged what it was sent: as long as it is between two heartbeats, but not less
+    /// than one end of this, which a phone needs between two cells, and not more than the other, at which one who is sent nothing is given up
+    /// too.
+    pub const ANSWER_WITHIN: (Duration, Duration) = (Duration::from_secs(5), Duration::from_secs(120));
     /// Connections to the admin address that are admitted beyond the limit: an operator looks when it is full.
     pub const ADMIN_RESERVE: usize = 8;
     /// Connections over the limit that are still told so, at a time; more are closed without a word.

@@ -29,8 +29,8 @@ fn by_ending(ending: &str) -> &'static str {
 const PAGES: [&str; 6] =
     ["text/html", "text/xml", "application/xml", "text/xsl", "text/rdf", "multipart/x-mixed-replace"];
 
-/// Kinds of which a type may end in `+xml`: a pattern of all of them lets pages in.
-const XML_PAGES: [&str; 2] = ["application/xhtml+xml", "image/svg+xml"];
+/// Kinds of which no type is a page: a pattern of all of any other kind lets pages in.
+const NO_PAGES: [&str; 3] = ["audio", "font", "video"];
 
 /// Whether a browser runs the scripts of what is served with this Content-Type.
 pub fn is_page(content_type: &str) -> bool {
@@ -48,8 +48,10 @@ pub fn may_be_pages(name_patterns: &[String], types: &[String]) -> bool {
     let may_have = |pattern: &String| {
         ending(pattern).is_none_or(|ending| is_open(&ending) || is_page(of(format!("x.{ending}").as_bytes())))
     };
-    let may_be =
-        |pattern: &String| is_page(pattern) || PAGES.iter().chain(&XML_PAGES).any(|page| matches(pattern, page));
+    let may_be = |pattern: &String| match pattern.split_once('/') {
+        Some((kind, "*")) => !NO_PAGES.iter().any(|no_page| no_page.eq_ignore_ascii_case(kind)),
+        _ => is_page(pattern),
+    };
     (name_patterns.is_empty() || name_patterns.iter().any(may_have)) && (types.is_empty() || types.iter().any(may_be))
 }
 
@@ -345,6 +347,8 @@ mod tests {
         check(&["*.SVG"], &[], true);
         check(&["*.rdf"], &[], true);
         check(&[], &["application/mathml+xml"], true);
+        check(&[], &["model/*"], true);
+        check(&[], &["Font/*", "audio/*"], false);
         check(&["v1.2/*"], &[], true);
         check(&[], &["video/*"], false);
         check(&[], &["image/*"], true);

@@ -46,7 +46,7 @@ impl fmt::Debug for Look {
 pub struct Depths {
     /// Items in queues, those that consumers have included.
     pub queue_items: u64,
-    /// Their bytes, with their media types.
+    /// Their bytes, with their media types, and the room that is kept for items to come.
     pub queue_bytes: u64,
     /// Producers that wait for room in a queue.
     pub producers_held_back: u64,
@@ -103,7 +103,7 @@ impl Metrics {
                 "Items in the queues of the configuration, those that consumers have included.",
                 queue_items,
             ),
-            ("queue_bytes", "Bytes of the items in queues.", queue_bytes),
+            ("queue_bytes", "Bytes of the items in queues, and of those that room is kept for.", queue_bytes),
             ("queue_producers_held_back", "Producers that wait for room in a queue.", producers_held_back),
             ("event_topics", "Topics of events.", topics),
         ] {

@@ -375,7 +375,7 @@ fn s4_a_client_that_vanishes_without_a_word_is_freed() {
     assert_eq!(said.next().expect("a line").expect("text"), "gone");
     assert_eq!(server.metric("subscribers"), 2);
     // The heartbeats that it does not acknowledge tell; the kernel alone would try for a quarter of an hour.
-    eventually(PATIENCE, || server.metric("subscribers") == 1);
+    eventually(3 * PATIENCE, || server.metric("subscribers") == 1);
     drop(vanishing.stdin.take());
     assert!(vanishing.wait().expect("its end").success());
     publish(&mut server.connect(), "a", "still here");

@@ -73,7 +73,7 @@ impl Feed {
             every,
             timer,
             drain,
-            _answering: client.answering_within(every.min(Limits::ANSWER_WITHIN)),
+            _answering: client.answering_within(every.clamp(Limits::ANSWER_WITHIN.0, Limits::ANSWER_WITHIN.1)),
             client: Some(client),
             first,
             ahead: None,

@@ -288,7 +288,7 @@ impl Replay<'_> {
                 let kept = kept(head.position(), head.at_ms, head.id.clone(), head.key.clone(), lines, share);
                 topic.keep(kept, &rules.bounds);
             }
-            _ => topic.pass_over(head.number),
+            _ => topic.pass_over(head.number, head.at_ms),
         }
         topic.trim(now_ms, &rules.bounds);
     }

@@ -113,13 +113,16 @@ impl Message {
             serde_json::from_slice(line).map_err(|error| wrong(unread(&error)))?;
         let data = data.ok_or_else(|| wrong("no data".into()))?.get();
         let data = if data.starts_with('"') {
-            serde_json::from_str(data).map_err(|error| wrong(unread(&error)))?
+            serde_json::from_str(data).map_err(|_| wrong("no JSON: the data is no valid string".into()))?
         } else {
             data.to_owned()
         };
         Ok(Message { data, id, event, retry: retry.map(Duration::from_millis), key })
     }
 }
+
+/// How much is said of a line that can't be read, in characters.
+const UNREAD_LEN: usize = 200;
 
 /// What a line of JSON says.
 #[derive(Deserialize)]
@@ -140,6 +143,8 @@ fn also_null<'de: 'a, 'a, D: Deserializer<'de>>(value: D) -> Result<Option<&'a R
 /// Why a line can't be read. There is only one, whose number is told beside it.
 fn unread(error: &serde_json::Error) -> String {
     let what = error.to_string().replace(" at line 1 column ", ", at byte ");
+    // It may quote the line, which may be long.
+    let what: String = what.chars().take(UNREAD_LEN).collect();
     if error.is_data() { what } else { format!("no JSON: {what}") }
 }
 
@@ -189,7 +194,10 @@ mod tests {
         check_json(r#"{"data":1,"topic":"a"}"#, Err("unknown field `topic`, expected one of `data`, `id`"));
         check_json(r#"{"data":1,"id":"a","id":"b"}"#, Err("duplicate field `id`"));
         check_json(r#"{"data":x}"#, Err("no JSON: expected value, at byte 9"));
-        check_json(r#"{"data":"\ud800"}"#, Err("no JSON: "));
+        check_json(r#"{"data":"\ud800"}"#, Err("no JSON: the data is no valid string"));
+        let long = format!(r#"{{"data":1,"retry":"{}"}}"#, "x".repeat(100_000));
+        let refusal = Message::of_json(long.as_bytes()).unwrap_err().to_string();
+        assert!(refusal.len() < 300, "{} bytes", refusal.len());
     }
 
     #[test]

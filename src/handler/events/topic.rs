@@ -125,8 +125,10 @@ impl Topic {
     }
 
     /// Counts an event that can't be kept, so that its number is not given again.
-    pub fn pass_over(&self, number: u64) {
+    pub fn pass_over(&self, number: u64, at_ms: u64) {
         let mut state = self.lock();
+        state.is_closed = false;
+        state.changed_ms = at_ms;
         state.handed = state.handed.max(number + 1);
         state.history.pass_over(number);
     }

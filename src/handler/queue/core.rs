@@ -271,12 +271,12 @@ impl Core {
     pub fn settle(&self) {
         match &self.journal {
             Some(journal) => journal.settle(Limits::JOURNAL_LAST_WRITE),
-            None => match self.lock().all().items {
-                0 => {}
-                items => {
-                    tracing::warn!(items, "queues without a journal end with the server, and their items with them")
+            None => {
+                let items = self.lock().all().items;
+                if items > 0 {
+                    tracing::warn!(items, "queues without a journal end with the program, and their items with them");
                 }
-            },
+            }
         }
     }
 
@@ -333,10 +333,13 @@ impl Copying {
         let Some(Content::Disk { position, .. }) = core.lock().content(&queue, number) else { return Ok(()) };
         let record = match journal.read(position).await {
             Err(error) if is_lost(&error) => {
-                tracing::error!(queue = &*queue, %error, "an item is no longer in the journal as it was written; it is lost");
                 let mut state = core.lock();
-                state.finish(&queue, number);
+                // It may be done with by now, and its segment be dropped.
+                let was_there = state.finish(&queue, number);
                 core.after(state);
+                if was_there {
+                    tracing::error!(queue = &*queue, %error, "an item is no longer in the journal as it was written; it is lost");
+                }
                 return Ok(());
             }
             record => record?,
@@ -484,6 +487,8 @@ impl Claimed {
         let record_len = record.len();
         let mut state = core.lock();
         let number = state.number();
+        // Before it is written, so that an end that is copied forward meanwhile does not come to stand behind it.
+        state.begin_anew(&queue);
         state.ledger.begin();
         room.append_then(record.numbered(number), move |written| {
             let mut state = self.core.lock();

@@ -329,6 +329,13 @@ impl State {
         Poll::Pending
     }
 
+    /// A stream that had ended goes on.
+    pub fn begin_anew(&mut self, queue: &Arc<str>) {
+        if let Some(lane) = self.lanes.get_mut(queue) {
+            lane.has_ended = false;
+        }
+    }
+
     /// The number of the next item. Items become ready in the order of their numbers.
     pub fn number(&mut self) -> u64 {
         next(&mut self.next_item)

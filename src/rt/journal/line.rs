@@ -40,10 +40,10 @@ pub(super) struct Reading {
 /// What the thread is to do, in this order.
 #[derive(Default)]
 pub(super) struct Work {
+    /// Nothing before this position is needed any more.
+    pub drop_before: Option<Position>,
     pub reads: Vec<Reading>,
     pub appends: Vec<Appending>,
-    /// Nothing before this position is needed afterwards.
-    pub drop_before: Option<Position>,
 }
 
 /// The work that waits, and the room for it.

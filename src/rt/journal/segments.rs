@@ -178,7 +178,7 @@ impl Segments {
     /// Copies what lies behind the position into a file of its own. One that is there already is of an opening that was cut off.
     fn set_aside(&self, file: &File, position: Position) -> io::Result<PathBuf> {
         // First, so that it is known when this is cut off, too.
-        fs::write(self.dir.join(MARK), DAMAGED)?;
+        mark(&self.dir, DAMAGED)?;
         let path = self.dir.join(format!("{:016}-{}.damaged", position.segment, position.offset));
         let mut copy = File::create(&path)?;
         io::copy(&mut FromOffset { file, offset: position.offset }, &mut copy)?;
@@ -273,7 +273,12 @@ impl Segments {
         })?;
         self.lengths.insert(number, MAGIC.len() as u64);
         self.end = number + 1;
-        self.current = None;
+        // What the power takes is the end of the journal, and not that of a segment before.
+        if let Some(full) = self.current.take()
+            && !self.settings.sync
+        {
+            (self.sync)(&full.file)?;
+        }
         Ok(Current { number, file })
     }
 
@@ -347,12 +352,16 @@ impl Segments {
 }
 
 /// Whether the folder is of this kind, which the lock's file says; a new one is from now on.
-fn check_kind(dir: &Path, mut lock: &File, kind: &str) -> io::Result<()> {
-    let mut found = String::new();
-    lock.read_to_string(&mut found).map_err(|error| of_file(dir, error))?;
-    if found.is_empty() {
+fn check_kind(dir: &Path, lock: &File, kind: &str) -> io::Result<()> {
+    let mut found = Vec::new();
+    let mut reader = lock;
+    reader.read_to_end(&mut found).map_err(|error| of_file(dir, error))?;
+    let found = String::from_utf8_lossy(&found);
+    // Not all of it was written, or the power took it.
+    let is_unmarked = kind.starts_with(&*found) || found.bytes().all(|byte| byte == 0);
+    if is_unmarked && found != kind {
         // A disk that is full takes it the next time.
-        let _ = lock.write_all(kind.as_bytes());
+        let _ = lock.write_all_at(kind.as_bytes(), 0);
         return Ok(());
     }
     if found != kind {
@@ -364,20 +373,40 @@ fn check_kind(dir: &Path, mut lock: &File, kind: &str) -> io::Result<()> {
 
 /// What the mark in the folder says.
 fn doubt(dir: &Path) -> Doubt {
-    match fs::read(dir.join(MARK)).unwrap_or_default() {
-        mark if mark == DAMAGED => Doubt::Anywhere,
-        mark if !mark.is_empty() && mark == boot() => Doubt::None,
+    match fs::read(dir.join(MARK)) {
+        Ok(mark) if mark == DAMAGED => Doubt::Anywhere,
+        Ok(mark) if !mark.is_empty() && mark == boot() => Doubt::None,
+        Err(error) if error.kind() != ErrorKind::NotFound => Doubt::Anywhere,
         _ => Doubt::End,
     }
 }
 
-/// Notes that there is no doubt any more, until the machine is started anew.
+/// Puts the mark in its place whole, and on the disk: it may be what is left when the power fails again.
+fn mark(dir: &Path, text: &[u8]) -> io::Result<()> {
+    let (path, next) = (dir.join(MARK), dir.join("boot.next"));
+    let write = || -> io::Result<()> {
+        let mut file = File::create(&next)?;
+        file.write_all(text)?;
+        file.sync_all()?;
+        fs::rename(&next, &path)?;
+        File::open(dir)?.sync_all()
+    };
+    write().map_err(|error| of_file(&path, error))
+}
+
+/// Notes that there is no doubt any more, until the machine is started anew. What was written before is on the disk then, because
+/// the mark that says `damaged` goes.
 ///
 /// # Errors
-/// As writing a file: the doubt is still there with the next opening.
+/// As writing and syncing files: the doubt is still there with the next opening.
 pub(super) fn note_no_doubt(dir: &Path) -> io::Result<()> {
-    let path = dir.join(MARK);
-    fs::write(&path, boot()).map_err(|error| of_file(&path, error))
+    for entry in fs::read_dir(dir).map_err(|error| of_file(dir, error))? {
+        let path = entry?.path();
+        if path.extension().is_some_and(|extension| extension == "log") {
+            File::open(&path).and_then(|file| file.sync_data()).map_err(|error| of_file(&path, error))?;
+        }
+    }
+    mark(dir, &boot())
 }
 
 /// What names the machine's boot (random(4)); empty where that is not to be had, which is taken for another one each time.
