@@ -90,7 +90,7 @@ impl Feed {
             return Some(rest.into());
         }
         let item = self.ahead.take().or_else(|| self.subscriber.try_next())?;
-        if let Item::Event { lines, id_line_len } = &item
+        if let Item::Event { lines, id_line_len, .. } = &item
             && self.subscriber.has_several()
             && lines.data().len() > TOGETHER
         {
@@ -103,7 +103,7 @@ impl Feed {
             feed.ahead.is_none()
         };
         // The usual case: one event, whose bytes all subscribers share.
-        if let Item::Event { lines, .. } = &item
+        if let Item::Event { lines, renamed: None, .. } = &item
             && !self.subscriber.has_several()
             && (lines.data().len() > TOGETHER || is_alone(self))
         {
@@ -129,15 +129,16 @@ impl Feed {
                 self.worker.metrics.events_lost.add(lost.count().unwrap_or(0));
                 out.extend(notice(lost));
             }
-            Item::Event { lines, id_line_len } => {
+            Item::Event { lines, id_line_len, renamed } => {
                 self.worker.metrics.events_delivered.increment();
                 let lines = lines.data();
-                if self.subscriber.has_several() {
-                    out.extend_from_slice(format!("id: {}\n", self.subscriber.positions()).as_bytes());
-                    out.extend_from_slice(&lines[*id_line_len..]);
-                } else {
-                    out.extend_from_slice(lines);
-                }
+                let id = match renamed {
+                    _ if self.subscriber.has_several() => self.subscriber.positions().to_string(),
+                    Some(position) => position.to_string(),
+                    None => return out.extend_from_slice(lines),
+                };
+                out.extend_from_slice(format!("id: {id}\n").as_bytes());
+                out.extend_from_slice(&lines[*id_line_len..]);
             }
         }
     }

@@ -34,6 +34,8 @@ pub(super) struct Bounds {
 /// An event as it is kept.
 #[derive(Clone, Debug)]
 pub(super) struct Kept {
+    /// The epoch that its id names, if that is the server's.
+    pub epoch: u64,
     /// Its number in the topic; the first is 1.
     pub number: u64,
     /// When it was published, in milliseconds since 1970.
@@ -264,7 +266,7 @@ mod tests {
 
     fn kept(number: u64, at_ms: u64, len: usize, key: Option<&str>) -> Kept {
         let lines = Framed::new(&vec![b'x'; len]);
-        Kept { number, at_ms, lines, id_line_len: 0, id: None, key: key.map(Arc::from) }
+        Kept { epoch: 7, number, at_ms, lines, id_line_len: 0, id: None, key: key.map(Arc::from) }
     }
 
     /// The numbers that a subscriber gets from `next` on, and how many events it has lost on the way.

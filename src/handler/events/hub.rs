@@ -379,7 +379,8 @@ fn kept(position: Position, at_ms: u64, id: Option<String>, key: Option<String>,
     let data = [id_line.as_bytes(), lines].concat();
     let lines = Framed::around(&data, |bytes| share.of(bytes));
     let (id, key) = (id.map(String::into_boxed_str), key.map(Arc::from));
-    Kept { number: position.number, at_ms, lines, id_line_len: id_line.len(), id, key }
+    let Position { epoch, number } = position;
+    Kept { epoch, number, at_ms, lines, id_line_len: id_line.len(), id, key }
 }
 
 fn head(topic: &Topic, position: Position, at_ms: u64, id: Option<String>, key: Option<String>, is_end: bool) -> Head {

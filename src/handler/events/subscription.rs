@@ -50,8 +50,8 @@ pub(super) struct Lost {
 /// What comes for it.
 #[derive(Debug)]
 pub(super) enum Item {
-    /// An event: all its lines, and how long its id's is.
-    Event { lines: Framed, id_line_len: usize },
+    /// An event: all its lines, how long its id's is, and the id that it has now, if that is another.
+    Event { lines: Framed, id_line_len: usize, renamed: Option<Position> },
     /// Events that it will not get.
     Lost(Lost),
 }
@@ -117,12 +117,12 @@ impl Subscriber {
                     }
                     return Some(Item::Lost(lost));
                 }
-                Next::Event { number, lines, id_line_len, is_newest } => {
+                Next::Event { number, lines, id_line_len, renamed, is_newest } => {
                     place.next = number + 1;
                     place.is_current = is_newest;
                     place.has_ended = false;
                     self.turn = (at + 1) % count;
-                    return Some(Item::Event { lines, id_line_len });
+                    return Some(Item::Event { lines, id_line_len, renamed });
                 }
             }
         }
@@ -201,8 +201,9 @@ impl Stream for Subscription {
             }
             match this.subscriber.try_next() {
                 Some(Item::Lost(lost)) => return Poll::Ready(Some(lost.delivery())),
-                Some(Item::Event { lines, .. }) => {
+                Some(Item::Event { lines, renamed, .. }) => {
                     let sse::Received { id, event, data } = sse::receive(lines.data());
+                    let id = renamed.map_or(id, |position| position.to_string());
                     return Poll::Ready(Some(Delivery::Event { id, event, data }));
                 }
                 None if this.subscriber.has_ended() => return Poll::Ready(None),

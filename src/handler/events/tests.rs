@@ -174,6 +174,8 @@ fn s3_what_a_power_cut_or_damage_takes_is_told_and_its_ids_are_not_given_again()
         for id in ids.iter().chain(&new) {
             let got = behind(&topic, id);
             assert_eq!(got.iter().map(data).collect::<Vec<_>>(), ["lost", "1"], "behind {id}, {opening} opening");
+            let Delivery::Event { id, .. } = &got[1] else { panic!("{got:?}") };
+            assert_eq!(behind(&topic, id), [], "told once, since the id is one of now");
         }
     }
 }

@@ -64,8 +64,9 @@ pub(super) enum Next {
     End,
     /// It has lost so many events, and goes on with the number.
     Lost { count: u64, next: u64 },
-    /// An event, and whether it is the newest there is.
-    Event { number: u64, lines: Framed, id_line_len: usize, is_newest: bool },
+    /// An event, and whether it is the newest there is. `renamed` is where it stands now, where its own id is of an epoch of which
+    /// nothing is known any more: who came back with that would be told of a loss again.
+    Event { number: u64, lines: Framed, id_line_len: usize, renamed: Option<Position>, is_newest: bool },
 }
 
 impl Topic {
@@ -235,6 +236,8 @@ impl Topic {
                 number: kept.number,
                 lines: kept.lines.clone(),
                 id_line_len: kept.id_line_len,
+                renamed: (kept.id.is_none() && state.end_of(kept.epoch).is_none())
+                    .then_some(Position { epoch: state.epoch, number: kept.number }),
                 is_newest: kept.number + 1 == state.history.next() && !state.is_closed,
             },
         }
@@ -264,7 +267,7 @@ mod tests {
         for number in 1..=events {
             assert_eq!(topic.hand_out(), Position { epoch: 7, number });
             let id = Some(format!("id-{number}").into());
-            let kept = Kept { number, at_ms: 0, lines: Framed::new(b"x"), id_line_len: 0, id, key: None };
+            let kept = Kept { epoch: 7, number, at_ms: 0, lines: Framed::new(b"x"), id_line_len: 0, id, key: None };
             topic.keep(kept, &BOUNDS);
         }
         topic
@@ -300,7 +303,8 @@ mod tests {
         topic.begin_epoch(&NewEpoch { epoch: 9, is_past_unknown: false });
         let keep = |number| {
             assert_eq!(topic.hand_out(), Position { epoch: 9, number });
-            let kept = Kept { number, at_ms: 0, lines: Framed::new(b"x"), id_line_len: 0, id: None, key: None };
+            let kept =
+                Kept { epoch: 7, number, at_ms: 0, lines: Framed::new(b"x"), id_line_len: 0, id: None, key: None };
             topic.keep(kept, &BOUNDS);
         };
         check(&topic, "7-5", (6, None));
@@ -346,7 +350,8 @@ mod tests {
         topic.close();
         assert!(matches!(topic.read(2), Next::Event { number: 2, .. }));
         assert!(matches!(topic.read(3), Next::End));
-        let kept = Kept { number: 3, at_ms: 0, lines: Framed::new(b"x"), id_line_len: 0, id: None, key: None };
+        let kept =
+            Kept { epoch: 7, number: 3, at_ms: 0, lines: Framed::new(b"x"), id_line_len: 0, id: None, key: None };
         topic.keep(kept, &BOUNDS);
         assert!(matches!(topic.read(4), Next::Nothing));
     }
