@@ -182,6 +182,10 @@ impl Limits {
     pub const EVENT_RETRY: Duration = Duration::from_secs(24 * 60 * 60);
     /// Bytes that an event's line of JSON may have beside its data: names, and escapes of a few characters.
     pub const EVENT_LINE_SPARE: usize = 16 << 10;
+    /// Characters that a refusal says of an event's line that can't be read.
+    pub const UNREAD_LINE_LEN: usize = 200;
+    /// How often all topics are looked through for events that are too old, where memory is full: it is full for each event then.
+    pub const TOPICS_SWEPT_EVERY: Duration = Duration::from_secs(1);
     /// Epochs of a topic's count whose positions are known; of an earlier one it is told that nobody knows what was lost.
     pub const TOPIC_EPOCHS: usize = 16;
     /// Topics of one subscription; more are answered 400.

@@ -29,8 +29,7 @@ use crate::rt::journal::{Doubt, Written};
 /// What an event takes in memory beside its lines, in bytes.
 const EVENT_BYTES: usize = 256;
 
-/// A look at all topics for events that are too old is worth it this often, in milliseconds: memory that is full is full for each event.
-const BETWEEN_SWEEPS_MS: u64 = 1000;
+/// When there was none yet.
 const NEVER: u64 = u64::MAX;
 
 /// The topics, as all workers share them.
@@ -240,7 +239,10 @@ impl Hub {
         if let Some(share) = self.memory.take(bytes) {
             return Ok(share);
         }
-        let is_due = |last: u64| (last == NEVER || now_ms.saturating_sub(last) >= BETWEEN_SWEEPS_MS).then_some(now_ms);
+        let is_due = |last: u64| {
+            (last == NEVER || now_ms.saturating_sub(last) >= Limits::TOPICS_SWEPT_EVERY.as_millis() as u64)
+                .then_some(now_ms)
+        };
         if self.swept_ms.fetch_update(Ordering::Relaxed, Ordering::Relaxed, is_due).is_ok() {
             self.lock().by_name.values().for_each(|topic| topic.trim(now_ms, &rules.bounds));
         }

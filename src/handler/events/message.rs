@@ -121,9 +121,6 @@ impl Message {
     }
 }
 
-/// How much is said of a line that can't be read, in characters.
-const UNREAD_LEN: usize = 200;
-
 /// What a line of JSON says.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -144,7 +141,7 @@ fn also_null<'de: 'a, 'a, D: Deserializer<'de>>(value: D) -> Result<Option<&'a R
 fn unread(error: &serde_json::Error) -> String {
     let what = error.to_string().replace(" at line 1 column ", ", at byte ");
     // It may quote the line, which may be long.
-    let what: String = what.chars().take(UNREAD_LEN).collect();
+    let what: String = what.chars().take(Limits::UNREAD_LINE_LEN).collect();
     if error.is_data() { what } else { format!("no JSON: {what}") }
 }
 
