@@ -35,9 +35,9 @@ const NO_PAGES: [&str; 3] = ["audio", "font", "video"];
 /// Whether a browser runs the scripts of what is served with this Content-Type.
 pub fn is_page(content_type: &str) -> bool {
     let media_type = content_type.split(';').next().unwrap_or_default().trim_ascii();
-    let is_xml = media_type.len().checked_sub(4).and_then(|at| media_type.get(at..));
+    let ending = media_type.len().checked_sub(4).and_then(|at| media_type.get(at..));
     PAGES.iter().any(|page| page.eq_ignore_ascii_case(media_type))
-        || is_xml.is_some_and(|end| end.eq_ignore_ascii_case("+xml"))
+        || ending.is_some_and(|ending| ending.eq_ignore_ascii_case("+xml"))
 }
 
 /// Whether files of names that match any of these patterns, and of types that match any of these, if there are any, can be served as

@@ -455,6 +455,11 @@ impl Drop for Seat {
     }
 }
 
+/// Makes room in the journal where it is waited for, and no longer than that.
+pub(super) async fn in_place(copying: BoxFuture<'static, io::Result<()>>) -> io::Result<()> {
+    copying.await
+}
+
 /// Room for one item; given back when it is dropped.
 pub(super) struct Claimed {
     core: Arc<Core>,
@@ -675,6 +680,11 @@ mod tests {
     use super::*;
     use crate::rt::testing::block_on;
 
+    fn put(seat: &mut Seat, item: Item) {
+        let claimed = block_on(seat.claim(item.len(), Arrival::InHand, in_place)).unwrap();
+        block_on(claimed.put(item)).unwrap();
+    }
+
     /// The first item, which is there or comes.
     fn take(seat: &mut Seat, lease: bool) -> Delivery {
         block_on(std::future::poll_fn(|cx| seat.poll_take(lease, cx, |_| ()))).expect("an item")
@@ -689,14 +699,7 @@ mod tests {
         let name: Arc<str> = Arc::from("work");
         let item = || Item::new("text/plain", "once").unwrap();
         let mut seat = core.join(&name, Side::Producer).unwrap();
-        block_on(async {
-            seat.claim(item().len(), Arrival::InHand, async |copying| copying.await)
-                .await
-                .unwrap()
-                .put(item())
-                .await
-                .unwrap()
-        });
+        put(&mut seat, item());
         drop(seat);
         let mut seat = core.join(&name, Side::Consumer).unwrap();
         let delivery = take(&mut seat, true);
@@ -766,10 +769,7 @@ mod tests {
         let name: Arc<str> = Arc::from("work");
         let item = Item::new("text/plain", "once").unwrap();
         let mut seat = core.join(&name, Side::Producer).unwrap();
-        block_on(async {
-            let claimed = seat.claim(item.len(), Arrival::InHand, async |copying| copying.await).await;
-            claimed.unwrap().put(item).await.unwrap();
-        });
+        put(&mut seat, item);
         let mut consumer = core.join(&name, Side::Consumer).unwrap();
         let delivery = take(&mut consumer, true);
         let journal = core.journal.clone().unwrap();

@@ -104,8 +104,7 @@ impl Queue {
         }
         let unwritten = |error| Error::server("the queue's journal can't be written").because(error);
         let mut seat = self.seat(name, Side::Producer)?;
-        let claimed =
-            seat.claim(item.len(), Arrival::InHand, async |copying| copying.await).await.map_err(unwritten)?;
+        let claimed = seat.claim(item.len(), Arrival::InHand, core::in_place).await.map_err(unwritten)?;
         claimed.put(item).await.map_err(unwritten)
     }
 

@@ -119,7 +119,8 @@ impl Journal {
     ///
     /// # Errors
     /// The folder is in use by another journal, of this process or another, and still is half a second later (`WouldBlock`); a
-    /// segment is no file of a journal, or the journal is of another kind (`InvalidData`); a call on the file system failed; no thread can be started.
+    /// segment is no file of a journal, or the journal is of another kind (`InvalidData`); a call on the file system failed; no
+    /// thread can be started.
     pub fn open(dir: &Path, settings: Settings, replay: impl FnMut(Position, &[u8])) -> io::Result<Self> {
         let (segments, damage) = Segments::open(dir, settings, replay)?;
         Journal::start(segments, damage, settings)
@@ -214,10 +215,11 @@ impl Journal {
         self.0.doubt
     }
 
-    /// Notes in the journal's folder that its user has drawn the consequences of the doubt. Blocks, on a small write.
+    /// Notes in the journal's folder that its user has drawn the consequences of the doubt. Blocks, until what was written before is on
+    /// the disk; a commit may call it, once for each opening.
     ///
     /// # Errors
-    /// As writing a file.
+    /// As writing and syncing files.
     pub fn note_no_doubt(&self) -> io::Result<()> {
         segments::note_no_doubt(&self.0.dir)
     }

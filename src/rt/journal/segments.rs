@@ -265,6 +265,12 @@ impl Segments {
         {
             return Ok(current);
         }
+        // What the power takes is the end of the journal, and not that of a segment before.
+        if let Some(full) = self.current.take()
+            && !self.settings.sync
+        {
+            (self.sync)(&full.file)?;
+        }
         let number = self.end;
         let path = self.path(number);
         let file = self.make(&path).inspect_err(|_| {
@@ -273,12 +279,6 @@ impl Segments {
         })?;
         self.lengths.insert(number, MAGIC.len() as u64);
         self.end = number + 1;
-        // What the power takes is the end of the journal, and not that of a segment before.
-        if let Some(full) = self.current.take()
-            && !self.settings.sync
-        {
-            (self.sync)(&full.file)?;
-        }
         Ok(Current { number, file })
     }
 

@@ -423,6 +423,24 @@ fn a_sync_that_fails_fails_its_records_and_leaves_the_segment() {
     assert!(journal.damage().is_empty());
 }
 
+/// Else the power could take what is in the middle, with whole records on both sides.
+#[test]
+fn a_segment_that_is_full_is_on_the_disk_before_the_next_one_begins() {
+    static SYNCED: AtomicU64 = AtomicU64::new(0);
+    let dir = tempfile::tempdir().unwrap();
+    let settings = Settings { segment_len: 1, ..SETTINGS };
+    let (segments, _) = Segments::open(dir.path(), settings, |_, _| ()).unwrap();
+    let segments = segments.sync_by(|file| {
+        SYNCED.fetch_add(1, Relaxed);
+        file.sync_data()
+    });
+    let journal = Journal::start(segments, Vec::new(), settings).unwrap();
+    for full in 0..3 {
+        assert_eq!(append(&journal, "one").segment, full + 1);
+        assert_eq!(SYNCED.load(Relaxed), full);
+    }
+}
+
 /// Runs as a process of its own, because the limit is the process's: see the test below.
 #[test]
 #[ignore = "run by a_disk_that_is_full_takes_what_is_whole_and_goes_on_when_there_is_room"]
