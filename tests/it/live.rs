@@ -759,7 +759,13 @@ fn pages_that_anybody_may_put_run_nothing() {
     assert_eq!(policy("", "a.mp4"), None);
     let server = serve(&folder, "");
     let mut encoder = Encoder::begin(&server, "/live.html");
-    encoder.send(b"<script>alert(1)</script>");
+    let page = b"<script>alert(1)</script>";
+    encoder.send(page);
+    let mut first = server.connect();
+    first.ask("GET", "/live.html", "");
+    first.head();
+    // So there is what a range names.
+    assert_eq!(follow(&mut first, page.len()), page);
     for (fields, status) in [("", 200), ("Range: bytes=0-3\r\n", 206)] {
         let mut reader = server.connect();
         reader.ask("GET", "/live.html", fields);
